@@ -8,8 +8,10 @@
 mod descriptions;
 pub mod json;
 pub mod protobuf;
+pub mod quantity;
 mod table;
 mod text;
 mod time;
+pub mod validate;
 
 pub use table::{Field, GROUPS, Kind, ListType, Strategy, Table, Type};
