@@ -136,7 +136,8 @@ mod tests {
     #[tokio::test]
     async fn parts_are_checked_one_by_one() {
         let real = UserInfo::new("bob", &["system:authenticated"]);
-        let ok = wanted(&headers(&[("Impersonate-User", "jane"), ("Impersonate-Extra-Acme%2Fx", "1")])).unwrap();
+        let ok =
+            wanted(&headers(&[("Impersonate-User", "jane"), ("Impersonate-Extra-Acme%2Fx", "1")])).unwrap();
         let ok = ok.unwrap();
         check(&real, &ok, &OnlyJane).await.unwrap();
         let user = ok.user();

@@ -75,7 +75,8 @@ pub fn forbidden(user: &UserInfo, request: &Attributes, reason: &str) -> Status 
     if request.is_resource {
         Status::forbidden(&request.group, &request.resource, &request.name, &why)
     } else {
-        Status::new(403, "Forbidden", format!("forbidden: {why}")).with_details(crate::status::Details::default())
+        Status::new(403, "Forbidden", format!("forbidden: {why}"))
+            .with_details(crate::status::Details::default())
     }
 }
 
@@ -112,6 +113,9 @@ mod tests {
             r#"deployments.apps "web" is forbidden: User "x" cannot get resource "deployments/scale" in API group "apps" at the cluster scope"#
         );
         let path = Attributes { verb: "get".into(), path: "/metrics".into(), ..Default::default() };
-        assert_eq!(forbidden(&user, &path, "").message(), r#"forbidden: User "x" cannot get path "/metrics""#);
+        assert_eq!(
+            forbidden(&user, &path, "").message(),
+            r#"forbidden: User "x" cannot get path "/metrics""#
+        );
     }
 }

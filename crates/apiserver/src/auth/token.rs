@@ -272,10 +272,86 @@ async fn check_bound(binding: &Binding, objects: &dyn Objects) -> Result<(), Tok
                 return Err(TokenError::Gone(format!("{what} {name} is gone")));
             }
             Some(uid) if uid != reference.uid => {
-                return Err(TokenError::Gone(format!("{what} UID ({uid}) does not match claim ({})", reference.uid)));
+                return Err(TokenError::Gone(format!(
+                    "{what} UID ({uid}) does not match claim ({})",
+                    reference.uid
+                )));
             }
             Some(_) => {}
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::*;
+    use crate::auth::jwt::tests::key_pem;
+    use crate::kinds::fake::Fake;
+
+    const NOW: i64 = 1_700_000_000;
+
+    fn tokens() -> Tokens {
+        Tokens {
+            key: SigningKey::from_pem(&key_pem()).unwrap(),
+            issuer: "https://kubernetes.default.svc.cluster.local".into(),
+            verified: Mutex::default(),
+        }
+    }
+
+    fn request(seconds: i64, pod: bool) -> Request {
+        let reference = |name: &str, uid: &str| Reference { name: name.into(), uid: uid.into() };
+        let binding = Binding {
+            namespace: "ns".into(),
+            serviceaccount: reference("sa", "u1"),
+            pod: pod.then(|| reference("web-0", "p1")),
+            ..Default::default()
+        };
+        Request { audiences: vec![], seconds, binding }
+    }
+
+    fn world(account_uid: &str, pod_uid: &str) -> Arc<Fake> {
+        let object =
+            |name: &str, uid: &str| json!({"metadata": {"name": name, "namespace": "ns", "uid": uid}});
+        Fake::with(&[
+            ("", "serviceaccounts", object("sa", account_uid)),
+            ("", "pods", object("web-0", pod_uid)),
+        ])
+    }
+
+    #[tokio::test]
+    async fn holds_while_everything_it_is_bound_to_does() {
+        let tokens = tokens();
+        let (token, expires) = tokens.issue(&request(600, true), NOW).unwrap();
+        assert_eq!(expires, NOW + 600);
+        let verified = tokens.verify(&token, &[], &*world("u1", "p1"), NOW + 1).await.unwrap();
+        assert_eq!(verified.user.name, "system:serviceaccount:ns:sa");
+        assert_eq!(verified.user.uid, "u1");
+        assert_eq!(
+            verified.user.groups,
+            ["system:serviceaccounts", "system:serviceaccounts:ns", "system:authenticated"]
+        );
+        assert_eq!(verified.user.extra["authentication.kubernetes.io/pod-name"], ["web-0"]);
+
+        let now = NOW + 1;
+        let err = |r: Result<Verified, TokenError>| r.unwrap_err().to_string();
+        assert!(err(tokens.verify(&token, &[], &*world("u2", "p1"), now).await).contains("UID (u2)"));
+        assert!(err(tokens.verify(&token, &[], &*world("u1", "p2"), now).await).contains("pod UID"));
+        assert!(err(tokens.verify(&token, &[], &*Fake::with(&[]), now).await).contains("is gone"));
+        assert!(err(tokens.verify(&token, &[], &*world("u1", "p1"), NOW + 600).await).contains("expired"));
+        let other = ["vault".to_owned()];
+        assert!(err(tokens.verify(&token, &other, &*world("u1", "p1"), now).await).contains("audiences"));
+    }
+
+    #[tokio::test]
+    async fn kubelet_tokens_live_longer_than_they_say() {
+        let tokens = tokens();
+        let (token, expires) = tokens.issue(&request(KUBELET_SECONDS, true), NOW).unwrap();
+        assert_eq!(expires, NOW + KUBELET_SECONDS);
+        let later = NOW + KUBELET_SECONDS + 1;
+        tokens.verify(&token, &[], &*world("u1", "p1"), later).await.unwrap();
+        let (short, _) = tokens.issue(&request(KUBELET_SECONDS, false), NOW).unwrap();
+        assert!(tokens.verify(&short, &[], &*world("u1", "p1"), later).await.is_err());
+    }
 }

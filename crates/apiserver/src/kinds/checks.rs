@@ -1,26 +1,16 @@
 //! Forms of names and other text, with the sentences the API answers when one is broken.
 //!
-//! Every check gives the sentences of what is wrong, none when the text is fine. Forms: RFC 1123 and 1035 labels,
-//! qualified names of labels and annotations, port names of RFC 6335, environment names, addresses.
+//! Every check gives the sentences of what is wrong, none when the text is fine. The forms of [`names`] are passed
+//! on; here are those only rules of kinds need: port names (RFC 6335), environment names, addresses, config keys.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
-const LABEL_MAX: usize = 63;
+use crate::names;
+
 const SUBDOMAIN_MAX: usize = 253;
 
 fn max_len(limit: usize) -> String {
     format!("must be no more than {limit} bytes")
-}
-
-fn is_label_body(s: &str, lower_only: bool) -> bool {
-    let ok = |c: u8| c.is_ascii_digit() || c.is_ascii_lowercase() || (!lower_only && c.is_ascii_uppercase());
-    let bytes = s.as_bytes();
-    match (bytes.first(), bytes.last()) {
-        (Some(&first), Some(&last)) => {
-            ok(first) && ok(last) && bytes.iter().all(|&c| ok(c) || c == b'-')
-        }
-        _ => false,
-    }
 }
 
 fn example(text: &str, regex: &str, examples: &[&str]) -> String {
@@ -29,36 +19,38 @@ fn example(text: &str, regex: &str, examples: &[&str]) -> String {
     format!("{text} (e.g. {}regex used for validation is '{regex}')", shown.join(" or "))
 }
 
+fn told(result: Result<(), Vec<String>>) -> Vec<String> {
+    result.err().unwrap_or_default()
+}
+
 /// RFC 1123 label.
 pub fn dns1123_label(s: &str) -> Vec<String> {
-    let mut out = Vec::new();
-    if s.len() > LABEL_MAX {
-        out.push(max_len(LABEL_MAX));
-    }
-    if !is_label_body(s, true) {
-        out.push(example(
-            "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character",
-            "[a-z0-9]([-a-z0-9]*[a-z0-9])?",
-            &["my-name", "123-abc"],
-        ));
-    }
-    out
+    told(names::dns1123_label(s))
 }
 
 /// RFC 1123 subdomain.
 pub fn dns1123_subdomain(s: &str) -> Vec<String> {
-    let mut out = Vec::new();
-    if s.len() > SUBDOMAIN_MAX {
-        out.push(max_len(SUBDOMAIN_MAX));
-    }
-    if !s.split('.').all(|part| is_label_body(part, true)) {
-        out.push(example(
-            "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character",
-            r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*",
-            &["example.com"],
-        ));
-    }
-    out
+    told(names::dns1123_subdomain(s))
+}
+
+/// RFC 1035 label.
+pub fn dns1035_label(s: &str) -> Vec<String> {
+    told(names::dns1035_label(s))
+}
+
+/// Value of a label.
+pub fn label_value(s: &str) -> Vec<String> {
+    told(names::label_value(s))
+}
+
+/// Key of a label or annotation: `[prefix/]name`.
+pub fn qualified_name(s: &str) -> Vec<String> {
+    told(names::qualified_name(s))
+}
+
+/// Usable as one segment of a path.
+pub fn path_segment(s: &str) -> Vec<String> {
+    told(names::path_segment(s))
 }
 
 /// RFC 1123 subdomain whose first label may be `*`, as Ingress hosts have it.
@@ -68,91 +60,11 @@ pub fn wildcard_subdomain(s: &str) -> Vec<String> {
         out.push(max_len(SUBDOMAIN_MAX));
     }
     let rest = s.strip_prefix("*.");
-    if !rest.is_some_and(|r| r.split('.').all(|part| is_label_body(part, true))) {
+    if !rest.is_some_and(|r| names::dns1123_subdomain(r).is_ok()) {
         out.push(example(
             "a wildcard DNS-1123 subdomain must start with '*.', followed by a valid DNS subdomain, which must consist of lower case alphanumeric characters, '-' or '.' and end with an alphanumeric character",
             r"\*\.[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*",
             &["*.example.com"],
-        ));
-    }
-    out
-}
-
-/// RFC 1035 label.
-pub fn dns1035_label(s: &str) -> Vec<String> {
-    let mut out = Vec::new();
-    if s.len() > LABEL_MAX {
-        out.push(max_len(LABEL_MAX));
-    }
-    if !is_label_body(s, true) || s.as_bytes().first().is_some_and(u8::is_ascii_digit) {
-        out.push(example(
-            "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and end with an alphanumeric character",
-            "[a-z]([-a-z0-9]*[a-z0-9])?",
-            &["my-name", "abc-123"],
-        ));
-    }
-    out
-}
-
-fn is_name_part(s: &str) -> bool {
-    let bytes = s.as_bytes();
-    let edge = |c: Option<&u8>| c.is_some_and(u8::is_ascii_alphanumeric);
-    edge(bytes.first())
-        && edge(bytes.last())
-        && bytes.iter().all(|c| c.is_ascii_alphanumeric() || b"-_.".contains(c))
-}
-
-/// Value of a label.
-pub fn label_value(s: &str) -> Vec<String> {
-    let mut out = Vec::new();
-    if s.len() > LABEL_MAX {
-        out.push(max_len(LABEL_MAX));
-    }
-    if !s.is_empty() && !is_name_part(s) {
-        out.push(example(
-            "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character",
-            "(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?",
-            &["MyValue", "my_value", "12345"],
-        ));
-    }
-    out
-}
-
-/// Key of a label or annotation: `[prefix/]name`.
-pub fn qualified_name(s: &str) -> Vec<String> {
-    let mut out = Vec::new();
-    let parts: Vec<&str> = s.split('/').collect();
-    let name = match parts.as_slice() {
-        [name] => *name,
-        [prefix, name] => {
-            if prefix.is_empty() {
-                out.push("prefix part must be non-empty".into());
-            } else {
-                out.extend(dns1123_subdomain(prefix).into_iter().map(|m| format!("prefix part {m}")));
-            }
-            *name
-        }
-        _ => {
-            let base = example(
-                "a qualified name must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character",
-                "([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]",
-                &["MyName", "my.name", "123-abc"],
-            );
-            return vec![format!(
-                "{base} with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')"
-            )];
-        }
-    };
-    if name.is_empty() {
-        out.push("name part must be non-empty".into());
-    } else if name.len() > LABEL_MAX {
-        out.push(format!("name part {}", max_len(LABEL_MAX)));
-    }
-    if !is_name_part(name) {
-        out.push(example(
-            "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character",
-            "([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]",
-            &["MyName", "my.name", "123-abc"],
         ));
     }
     out
@@ -217,17 +129,9 @@ pub fn env_name(s: &str) -> Vec<String> {
     ]
 }
 
-/// `*`, `..` and slashes cannot be in names that become path segments.
-pub fn path_segment(s: &str) -> Vec<String> {
-    if s == "." || s == ".." {
-        return vec![format!("may not be '{s}'")];
-    }
-    ["/", "%"].iter().filter(|c| s.contains(**c)).map(|c| format!("may not contain '{c}'")).collect()
-}
-
-/// An address without leading zeros; `10.0.0.01` and `::ffff:1.2.3.4` are refused nowhere but here.
+/// An address, without leading zeros.
 pub fn ip(s: &str) -> Vec<String> {
-    if s.parse::<Ipv4Addr>().is_ok() || s.parse::<Ipv6Addr>().is_ok() {
+    if s.parse::<IpAddr>().is_ok() {
         return vec![];
     }
     vec!["must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".into()]
@@ -296,14 +200,5 @@ mod tests {
                 assert!(!check(s).is_empty(), "row {i}: {s:?}");
             }
         }
-    }
-
-    #[test]
-    fn sentences() {
-        assert_eq!(
-            dns1123_label("A")[0],
-            "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')"
-        );
-        assert!(dns1123_subdomain("A")[0].contains("(e.g. 'example.com', regex used for validation is '"));
     }
 }

@@ -110,7 +110,8 @@ mod tests {
     #[test]
     fn offences() {
         let mut errors = FieldErrors::new();
-        let selector = json!({"matchExpressions": [{"key": "a", "operator": "In"}, {"key": "a", "operator": "Is"}]});
+        let selector =
+            json!({"matchExpressions": [{"key": "a", "operator": "In"}, {"key": "a", "operator": "Is"}]});
         validate(&selector, "spec.selector", &mut errors);
         let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
         assert_eq!(

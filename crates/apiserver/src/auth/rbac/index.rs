@@ -110,7 +110,13 @@ impl Index {
         index
     }
 
-    fn add(&mut self, namespace: &str, name: &str, binding: &Value, roles: &HashMap<&str, Arc<[PolicyRule]>>) {
+    fn add(
+        &mut self,
+        namespace: &str,
+        name: &str,
+        binding: &Value,
+        roles: &HashMap<&str, Arc<[PolicyRule]>>,
+    ) {
         let Ok(parsed) = Binding::deserialize(binding) else { return };
         let role = &parsed.role_ref;
         let role_namespace = if role.kind == "Role" { namespace } else { "" };
@@ -226,8 +232,7 @@ mod tests {
         for line in table.trim().lines() {
             let c: Vec<&str> = line.split_whitespace().collect();
             let user = UserInfo::new(c[0], &["system:authenticated"]);
-            let attributes =
-                request(c[1], &c[2].replace("core", ""), c[3], c[4].trim_start_matches('-'));
+            let attributes = request(c[1], &c[2].replace("core", ""), c[3], c[4].trim_start_matches('-'));
             assert_eq!(index.allows(&user, &attributes).is_some(), c[5] == "yes", "{line}");
         }
         let root = UserInfo::new("root", &["system:masters"]);

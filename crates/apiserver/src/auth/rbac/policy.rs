@@ -68,7 +68,8 @@ fn object(words: &[&str]) -> Option<Value> {
         ["role", name, plus @ ..] => Some(header(role_kind(name, "Role"), name, plus, json!({"rules": []}))),
         ["aggregate", name, from, plus @ ..] => {
             let label = format!("{GROUP}/aggregate-to-{from}");
-            let body = json!({"aggregationRule": {"clusterRoleSelectors": [{"matchLabels": {label: "true"}}]}});
+            let body =
+                json!({"aggregationRule": {"clusterRoleSelectors": [{"matchLabels": {label: "true"}}]}});
             Some(header("ClusterRole".into(), name, plus, body))
         }
         ["bind", name, role, subjects @ ..] => {

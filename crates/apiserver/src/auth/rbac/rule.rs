@@ -27,7 +27,11 @@ pub struct PolicyRule {
     #[serde(deserialize_with = "or_empty", skip_serializing_if = "Vec::is_empty")]
     pub resource_names: Vec<String>,
     /// Paths outside the resource tree.
-    #[serde(rename = "nonResourceURLs", deserialize_with = "or_empty", skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        rename = "nonResourceURLs",
+        deserialize_with = "or_empty",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub non_resource_urls: Vec<String>,
 }
 
@@ -225,7 +229,8 @@ mod tests {
     #[test]
     fn escalation_names_only_what_is_missing() {
         let owned = [rule("get,list", "core", "pods", ""), rule("*", "apps", "*", "")];
-        let wanted = [rule("get,delete,watch", "core", "pods", ""), rule("create", "apps", "deployments", "")];
+        let wanted =
+            [rule("get,delete,watch", "core", "pods", ""), rule("create", "apps", "deployments", "")];
         let got: Vec<String> = missing(&owned, &wanted).iter().map(ToString::to_string).collect();
         assert_eq!(got, [r#"{APIGroups:[""], Resources:["pods"], Verbs:["delete" "watch"]}"#]);
         assert!(missing(&[rule("*", "*", "*", "")], &wanted).is_empty());
