@@ -3,6 +3,9 @@
 pub mod checks;
 #[cfg(test)]
 pub(crate) mod fake;
+pub mod pod;
+pub mod quantity;
+mod report;
 pub mod selector;
 pub mod value;
 
