@@ -7,6 +7,7 @@ pub mod pod;
 pub mod quantity;
 mod report;
 pub mod selector;
+pub mod service;
 pub mod value;
 
 use std::sync::Arc;
