@@ -10,6 +10,8 @@ pub mod config;
 pub mod field;
 pub mod identity;
 pub mod kinds;
+pub mod meta;
+pub mod names;
 pub mod objects;
 pub mod resource;
 pub mod status;
