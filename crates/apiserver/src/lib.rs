@@ -6,13 +6,19 @@
 
 pub mod alloc;
 pub mod auth;
+pub mod builtin;
 pub mod config;
 pub mod field;
 pub mod identity;
 pub mod kinds;
 pub mod meta;
 pub mod names;
+pub mod negotiate;
+pub mod object;
 pub mod objects;
+pub mod registry;
+pub mod request;
 pub mod resource;
+pub mod selector;
 pub mod status;
 pub mod strategy;
