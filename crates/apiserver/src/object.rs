@@ -88,6 +88,11 @@ pub fn decode(stored: &[u8], revision: u64) -> Result<Value, serde_json::Error> 
     Ok(object)
 }
 
+/// A map at the top of the object, made if it is missing.
+pub fn make_child<'a>(object: &'a mut Value, key: &str) -> &'a mut Map<String, Value> {
+    make_map(make_map(object).entry(key).or_insert(Value::Null))
+}
+
 /// Sets `metadata.resourceVersion`.
 pub fn set_version(object: &mut Value, revision: u64) {
     set_meta(object, "resourceVersion", revision.to_string().into());

@@ -105,6 +105,12 @@ impl Query {
         self.0.iter().filter(move |(k, _)| k == key).map(|(_, v)| v.as_str())
     }
 
+    /// The same query without some options.
+    #[must_use]
+    pub fn without(&self, keys: &[&str]) -> Self {
+        Query(self.0.iter().filter(|(k, _)| !keys.contains(&k.as_str())).cloned().collect())
+    }
+
     /// A boolean as Go's query conversion reads it: absent, `0` and `false` are false, all else is true.
     pub fn flag(&self, key: &str) -> bool {
         self.has(key) && !matches!(self.get(key), "0" | "false" | "False" | "FALSE")

@@ -43,6 +43,28 @@ impl LabelSelector {
         Ok(LabelSelector(out))
     }
 
+    /// From a `meta/v1.LabelSelector` object; `None` for one that cannot be understood.
+    pub fn from_object(selector: &Value) -> Option<Self> {
+        let mut out = Vec::new();
+        for (key, value) in selector["matchLabels"].as_object().into_iter().flatten() {
+            let values = vec![value.as_str()?.to_owned()];
+            out.push(Requirement { key: key.clone(), operator: Operator::In, values });
+        }
+        for expression in selector["matchExpressions"].as_array().into_iter().flatten() {
+            let operator = match expression["operator"].as_str()? {
+                "In" => Operator::In,
+                "NotIn" => Operator::NotIn,
+                "Exists" => Operator::Exists,
+                "DoesNotExist" => Operator::Missing,
+                _ => return None,
+            };
+            let values = expression["values"].as_array().into_iter().flatten();
+            let values = values.filter_map(Value::as_str).map(str::to_owned).collect();
+            out.push(Requirement { key: expression["key"].as_str()?.to_owned(), operator, values });
+        }
+        Some(LabelSelector(out))
+    }
+
     /// Whether everything matches.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
