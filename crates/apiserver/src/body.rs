@@ -3,9 +3,10 @@
 use bytes::Bytes;
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt as _;
 use serde_json::Value;
 
+use crate::server::Body;
 use crate::status::Status;
 
 /// What a body may hold at most.
@@ -15,16 +16,26 @@ pub const LIMIT: usize = 3 << 20;
 ///
 /// # Errors
 /// 413 when it is longer than [`LIMIT`], 400 when the connection breaks.
-pub async fn read<B>(body: B) -> Result<Bytes, Status>
-where
-    B: http_body::Body<Data = Bytes>,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    match Limited::new(body, LIMIT).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(e) if e.downcast_ref::<LengthLimitError>().is_some() => Err(Status::too_large(LIMIT)),
-        Err(e) => Err(Status::bad_request(format!("unable to read the body: {e}"))),
+pub async fn read(mut body: Body) -> Result<Bytes, Status> {
+    let mut first = Bytes::new();
+    let mut all: Vec<u8> = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|e| Status::bad_request(format!("unable to read the body: {e}")))?;
+        let Ok(data) = frame.into_data() else { continue };
+        if first.len() + all.len() + data.len() > LIMIT {
+            return Err(Status::too_large(LIMIT));
+        }
+        // Nearly every body is one frame: no copy then.
+        if first.is_empty() && all.is_empty() {
+            first = data;
+        } else {
+            if all.is_empty() {
+                all.extend_from_slice(&std::mem::take(&mut first));
+            }
+            all.extend_from_slice(&data);
+        }
     }
+    Ok(if all.is_empty() { first } else { all.into() })
 }
 
 /// The formats an object may come in.
@@ -73,12 +84,11 @@ pub struct Parsed {
 /// Parses a body. `Err` is the reason in words.
 pub fn parse(format: Format, bytes: &[u8]) -> Result<Parsed, String> {
     match format {
-        Format::Json => {
-            crate::typed::parse_json(bytes)
-        }
+        Format::Json => crate::typed::parse_json(bytes),
         Format::Yaml => {
             let text = std::str::from_utf8(bytes).map_err(|e| e.to_string())?;
-            let value = serde_saphyr::from_str(text).map_err(|e| format!("error converting YAML to JSON: {e}"))?;
+            let value =
+                serde_saphyr::from_str(text).map_err(|e| format!("error converting YAML to JSON: {e}"))?;
             Ok(Parsed { value, duplicates: Vec::new() })
         }
         Format::Protobuf => {

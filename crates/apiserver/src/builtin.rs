@@ -1,6 +1,7 @@
 //! The built-in kinds: one row each, in the order discovery shows them.
 
 use crate::resource::{Resource, SelectableField};
+use crate::strategy::NameRule;
 
 const fn field(label: &'static str, pointer: &'static str, absent: &'static str) -> SelectableField {
     SelectableField { label, pointer, absent }
@@ -78,6 +79,7 @@ fn core() -> Vec<Resource> {
             .cluster()
             .short(&["ns"])
             .only(&["create", "delete", "get", "list", "patch", "update", "watch"])
+            .named(NameRule::Label)
             .own("finalize", &["update"])
             .status()
             .fields(PHASE),
@@ -122,6 +124,7 @@ fn core() -> Vec<Resource> {
         row("Service", "services")
             .short(&["svc"])
             .all()
+            .named(NameRule::Dns1035)
             .sub("proxy", ("", "v1", "ServiceProxyOptions"), PROXY)
             .status()
             .returning_deleted()
@@ -186,7 +189,7 @@ fn networking() -> Vec<Resource> {
             .fields(CSR),
         net("IngressClass", "ingressclasses").cluster().generations(),
         net("Ingress", "ingresses").short(&["ing"]).status().generations(),
-        net("IPAddress", "ipaddresses").cluster().short(&["ip"]),
+        net("IPAddress", "ipaddresses").cluster().short(&["ip"]).named(NameRule::PathSegment),
         net("NetworkPolicy", "networkpolicies").short(&["netpol"]).generations(),
         net("ServiceCIDR", "servicecidrs").cluster().status(),
         Resource::new("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices").generations(),
@@ -195,7 +198,9 @@ fn networking() -> Vec<Resource> {
 }
 
 fn policies() -> Vec<Resource> {
-    let rbac = |kind, plural| Resource::new("rbac.authorization.k8s.io", "v1", kind, plural);
+    let rbac = |kind, plural| {
+        Resource::new("rbac.authorization.k8s.io", "v1", kind, plural).named(NameRule::PathSegment)
+    };
     let admission = |kind, plural| {
         Resource::new("admissionregistration.k8s.io", "v1", kind, plural).cluster().generations()
     };

@@ -59,7 +59,9 @@ const CONDITIONS: &str = "autoscaling.alpha.kubernetes.io/conditions";
 const CURRENT: &str = "autoscaling.alpha.kubernetes.io/current-metrics";
 
 fn is_cpu(metric: &Value, source: &str) -> bool {
-    metric["type"] == "Resource" && metric["resource"]["name"] == "cpu" && metric["resource"][source].is_object()
+    metric["type"] == "Resource"
+        && metric["resource"]["name"] == "cpu"
+        && metric["resource"][source].is_object()
 }
 
 /// Takes the entries of a list at `object[part][key]` as a Vec.
@@ -81,7 +83,10 @@ fn hpa_to_v1(object: &mut Value) {
     let mut others = Vec::new();
     for metric in take_list(object, "spec", "metrics") {
         let target = &metric["resource"]["target"]["averageUtilization"];
-        if is_cpu(&metric, "target") && !target.is_null() && object["spec"]["targetCPUUtilizationPercentage"].is_null() {
+        if is_cpu(&metric, "target")
+            && !target.is_null()
+            && object["spec"]["targetCPUUtilizationPercentage"].is_null()
+        {
             object["spec"]["targetCPUUtilizationPercentage"] = target.clone();
         } else {
             others.push(metric);
@@ -112,7 +117,8 @@ fn hpa_to_v2(object: &mut Value) {
         let map = object["metadata"]["annotations"].as_object_mut()?;
         serde_json::from_str(map.shift_remove(key)?.as_str()?).ok()
     };
-    let (metrics, behavior, conditions, current) = (saved(METRICS), saved(BEHAVIOR), saved(CONDITIONS), saved(CURRENT));
+    let (metrics, behavior, conditions, current) =
+        (saved(METRICS), saved(BEHAVIOR), saved(CONDITIONS), saved(CURRENT));
     let mut list: Vec<Value> = Vec::new();
     let cpu = object["spec"].as_object_mut().and_then(|m| m.shift_remove("targetCPUUtilizationPercentage"));
     if let Some(cpu) = cpu {
@@ -161,22 +167,30 @@ mod tests {
 
     #[test]
     fn events() {
-        let seen = round_trip("events.k8s.io", "events", json!({
-            "kind": "Event", "apiVersion": "v1", "metadata": {"name": "e"},
-            "involvedObject": {"name": "p"}, "message": "m", "count": 2,
-        }));
+        let seen = round_trip(
+            "events.k8s.io",
+            "events",
+            json!({
+                "kind": "Event", "apiVersion": "v1", "metadata": {"name": "e"},
+                "involvedObject": {"name": "p"}, "message": "m", "count": 2,
+            }),
+        );
         assert_eq!((&seen["note"], &seen["regarding"]["name"]), (&json!("m"), &json!("p")));
     }
 
     #[test]
     fn autoscalers_lose_nothing_in_v1() {
-        let seen = round_trip("autoscaling", "horizontalpodautoscalers", json!({
-            "kind": "HorizontalPodAutoscaler", "apiVersion": "autoscaling/v2", "metadata": {"name": "h"},
-            "spec": {"maxReplicas": 3, "metrics": [
-                {"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 50}}},
-                {"type": "Resource", "resource": {"name": "memory", "target": {"type": "Utilization", "averageUtilization": 60}}},
-            ], "behavior": {"scaleUp": {}}},
-        }));
+        let seen = round_trip(
+            "autoscaling",
+            "horizontalpodautoscalers",
+            json!({
+                "kind": "HorizontalPodAutoscaler", "apiVersion": "autoscaling/v2", "metadata": {"name": "h"},
+                "spec": {"maxReplicas": 3, "metrics": [
+                    {"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 50}}},
+                    {"type": "Resource", "resource": {"name": "memory", "target": {"type": "Utilization", "averageUtilization": 60}}},
+                ], "behavior": {"scaleUp": {}}},
+            }),
+        );
         assert_eq!(seen["spec"]["targetCPUUtilizationPercentage"], 50);
         assert!(seen["metadata"]["annotations"][METRICS].as_str().unwrap().contains("memory"));
     }

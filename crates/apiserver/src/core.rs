@@ -20,7 +20,7 @@ use crate::registry::Registry;
 use crate::request::{Query, ResourcePath};
 use crate::resource::{GroupResource, Resource};
 use crate::status::Status;
-use crate::strategy::{Context, Strategy};
+use crate::strategy::{Context, NameRule, Strategy};
 
 /// The state behind all requests.
 pub struct Core {
@@ -103,7 +103,17 @@ impl Call {
             warnings: Arc::default(),
         };
         let (rest, has_rest) = (path.rest.clone(), path.has_rest);
-        Call { core: core.clone(), row, stored, strategy, cx, query, headers: HeaderMap::new(), rest, has_rest }
+        Call {
+            core: core.clone(),
+            row,
+            stored,
+            strategy,
+            cx,
+            query,
+            headers: HeaderMap::new(),
+            rest,
+            has_rest,
+        }
     }
 
     /// Name in the URL.
@@ -124,7 +134,19 @@ impl Call {
     /// Prefix of the keys that a collection request is about.
     pub fn prefix(&self) -> String {
         let all = self.row.prefix();
-        if self.row.namespaced && !self.cx.namespace.is_empty() { format!("{all}{}/", self.cx.namespace) } else { all }
+        if self.row.namespaced && !self.cx.namespace.is_empty() {
+            format!("{all}{}/", self.cx.namespace)
+        } else {
+            all
+        }
+    }
+
+    /// How names of this kind are checked.
+    pub fn name_rule(&self) -> NameRule {
+        match self.strategy.name_rule() {
+            NameRule::Subdomain => self.stored.names,
+            own => own,
+        }
     }
 
     /// 404 for an object of this resource.

@@ -1,5 +1,11 @@
 //! Rules per kind: defaults, validation, immutability, hooks. One [`Strategy`](crate::strategy::Strategy) each.
 
+pub mod checks;
+#[cfg(test)]
+pub(crate) mod fake;
+pub mod selector;
+pub mod value;
+
 use std::sync::Arc;
 
 use crate::config::Config;

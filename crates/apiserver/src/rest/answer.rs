@@ -50,7 +50,8 @@ impl Answer {
         match encoding {
             Encoding::Json => Ok(Answer::json(code, value)),
             Encoding::Yaml => {
-                let text = serde_saphyr::to_string(value).map_err(|e| Status::internal(format!("write YAML: {e}")))?;
+                let text = serde_saphyr::to_string(value)
+                    .map_err(|e| Status::internal(format!("write YAML: {e}")))?;
                 Ok(Answer::bytes(code, "application/yaml", text.into_bytes()))
             }
         }

@@ -124,7 +124,7 @@ pub fn generate_name(base: &str) -> String {
 }
 
 fn validate(call: &Call, object: &Value) -> Result<(), Status> {
-    let mut errors = rules::validate(object, call.stored.namespaced, call.strategy.name_rule());
+    let mut errors = rules::validate(object, call.stored.namespaced, call.name_rule());
     errors.extend(call.strategy.validate(&call.cx, object));
     invalid(call, object, errors)
 }

@@ -54,7 +54,9 @@ impl Options {
             value = parsed.value;
             let kind = value["kind"].as_str().unwrap_or("DeleteOptions");
             if kind != "DeleteOptions" || !value.is_object() {
-                return Err(Status::bad_request(format!("decoded object cannot be converted to DeleteOptions: {kind}")));
+                return Err(Status::bad_request(format!(
+                    "decoded object cannot be converted to DeleteOptions: {kind}"
+                )));
             }
         } else {
             for key in ["gracePeriodSeconds"] {
@@ -82,7 +84,11 @@ impl Options {
         let propagation = match (policy.as_deref(), orphan) {
             (Some(_), Some(_)) => {
                 let why = "orphanDependents and deletionPropagation cannot be both set";
-                errors.push(FieldError::invalid("propagationPolicy", value["propagationPolicy"].clone(), why));
+                errors.push(FieldError::invalid(
+                    "propagationPolicy",
+                    value["propagationPolicy"].clone(),
+                    why,
+                ));
                 None
             }
             (Some("Background"), None) | (None, Some(false)) => Some(Propagation::Background),
@@ -215,7 +221,9 @@ fn check_preconditions(call: &Call, name: &str, options: &Options, object: &Valu
         if let Some(wanted) = wanted
             && wanted != current
         {
-            let why = format!("Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {current}");
+            let why = format!(
+                "Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {current}"
+            );
             return Err(call.conflict(name, &why));
         }
     }
@@ -367,7 +375,10 @@ mod tests {
     fn options() {
         let parse = |v: Value| Options::parse(&v);
         assert_eq!(parse(json!({})).unwrap(), Options::default());
-        assert_eq!(parse(json!({"propagationPolicy": "Orphan"})).unwrap().propagation, Some(Propagation::Orphan));
+        assert_eq!(
+            parse(json!({"propagationPolicy": "Orphan"})).unwrap().propagation,
+            Some(Propagation::Orphan)
+        );
         assert!(parse(json!({"orphanDependents": false})).unwrap().legacy);
         for bad in [
             json!({"propagationPolicy": "Sideways"}),

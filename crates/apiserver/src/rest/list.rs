@@ -59,7 +59,8 @@ impl Filter {
     pub fn matches(&self, call: &Call, kv: &KeyValue) -> bool {
         self.matches_key(call, &kv.key)
             && (!self.needs_object()
-                || serde_json::from_slice::<Value>(&kv.value).is_ok_and(|object| self.matches_object(&object)))
+                || serde_json::from_slice::<Value>(&kv.value)
+                    .is_ok_and(|object| self.matches_object(&object)))
     }
 
     /// The one key that can match, if the selector names one object.
@@ -68,7 +69,8 @@ impl Filter {
         if !call.row.namespaced {
             return Some(call.row.key("", name));
         }
-        let namespace = if call.namespace().is_empty() { self.fields.namespace.as_deref()? } else { call.namespace() };
+        let namespace =
+            if call.namespace().is_empty() { self.fields.namespace.as_deref()? } else { call.namespace() };
         Some(call.row.key(namespace, name))
     }
 }
@@ -139,7 +141,9 @@ pub fn parse_version(text: &str) -> Result<Option<u64>, Status> {
     match text {
         "" | "0" => Ok(None),
         number => number.parse().map(Some).map_err(|_| {
-            Status::bad_request(format!("Invalid value: {number:?}: strconv.ParseUint: parsing {number:?}: invalid syntax"))
+            Status::bad_request(format!(
+                "Invalid value: {number:?}: strconv.ParseUint: parsing {number:?}: invalid syntax"
+            ))
         }),
     }
 }
@@ -155,7 +159,9 @@ pub async fn page(call: &Call, filter: &Filter) -> Result<Page, Status> {
         "" => (wanted_revision(call).await?, None),
         token => {
             if parse_version(call.query.get("resourceVersion"))?.is_some() {
-                return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
+                return Err(Status::bad_request(
+                    "specifying resource version is not allowed when using continue",
+                ));
             }
             let (revision, after) = decode_continue(token)?;
             (Some(revision), Some(after))
@@ -281,7 +287,8 @@ fn render_json(call: &Call, page: &Page) -> Result<Vec<u8>, Status> {
     let size: usize = page.items.iter().map(|kv| kv.value.len()).sum();
     let mut out = Vec::with_capacity(size + 256);
     let (kind, version) = (Value::from(call.row.list_kind()), Value::from(call.row.api_version()));
-    let head = format!("{{\"kind\":{kind},\"apiVersion\":{version},\"metadata\":{},\"items\":[", list_meta(page));
+    let head =
+        format!("{{\"kind\":{kind},\"apiVersion\":{version},\"metadata\":{},\"items\":[", list_meta(page));
     out.extend_from_slice(head.as_bytes());
     let head = object::head(&call.row);
     let same = Arc::ptr_eq(&call.row, &call.stored);

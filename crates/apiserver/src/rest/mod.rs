@@ -42,7 +42,7 @@ pub async fn dispatch(mut call: Call, method: &Method, body: Bytes) -> Result<An
         ("GET" | "HEAD", true) => list::list(&call).await,
         ("GET" | "HEAD", false) => answer::stored(&call, 200, &call.fetch(call.name()).await?),
         ("POST", true) => {
-            let object = decode_object(&call, &row, body)?;
+            let object = decode_object(&call, row.as_ref(), body)?;
             create::create(&call, object).await
         }
         ("PUT", false) => update::put(&call, update::Part::Main, body).await,
@@ -104,7 +104,11 @@ impl Expected<'_> {
 ///
 /// # Errors
 /// 400, 415.
-pub fn decode_object<'a>(call: &Call, expected: impl Into<Expected<'a>>, body: Bytes) -> Result<Value, Status> {
+pub fn decode_object<'a>(
+    call: &Call,
+    expected: impl Into<Expected<'a>>,
+    body: Bytes,
+) -> Result<Value, Status> {
     let expected = expected.into();
     let format = body::format(&call.headers)?;
     let parsed = body::parse(format, &body).map_err(|why| unrecognized(&expected, format, &why, &body))?;
@@ -130,7 +134,8 @@ fn check_kind(expected: &Expected<'_>, object: &mut Value, body: &[u8]) -> Resul
     if !object.is_object() {
         return Err(unrecognized(expected, Format::Json, "the body is no object", body));
     }
-    let (kind, version) = (object["kind"].as_str().unwrap_or(""), object["apiVersion"].as_str().unwrap_or(""));
+    let (kind, version) =
+        (object["kind"].as_str().unwrap_or(""), object["apiVersion"].as_str().unwrap_or(""));
     let wanted = expected.api_version();
     if !kind.is_empty() && kind != expected.kind {
         let short = version.rsplit('/').next().unwrap_or_default();

@@ -40,7 +40,10 @@ impl Patch {
                     return Err(Status::new(
                         413,
                         "RequestEntityTooLarge",
-                        format!("The allowed maximum operations in a JSON patch is {OPERATIONS}, got {}", patch.0.len()),
+                        format!(
+                            "The allowed maximum operations in a JSON patch is {OPERATIONS}, got {}",
+                            patch.0.len()
+                        ),
                     ));
                 }
                 Ok(Patch::Json(patch))
@@ -61,7 +64,11 @@ impl Patch {
         let mut new = old.clone();
         match self {
             Patch::Json(patch) => json_patch::patch(&mut new, patch).map_err(|e| {
-                Status::new(422, "Invalid", format!("the server rejected our request due to an error in our request: {e}"))
+                Status::new(
+                    422,
+                    "Invalid",
+                    format!("the server rejected our request due to an error in our request: {e}"),
+                )
             })?,
             Patch::Merge(patch) => json_patch::merge(&mut new, patch),
             Patch::Strategic(patch) => new = typed::strategic(expected, old, patch)?,

@@ -19,7 +19,12 @@ use crate::status::Status;
 ///
 /// # Errors
 /// 400, 404, 409, 422.
-pub async fn dispatch(call: &Call, sub: &Subresource, method: &Method, body: Bytes) -> Result<Answer, Status> {
+pub async fn dispatch(
+    call: &Call,
+    sub: &Subresource,
+    method: &Method,
+    body: Bytes,
+) -> Result<Answer, Status> {
     let change: Box<dyn Fn(&Value) -> Result<Value, Status> + Send + Sync> = match method.as_str() {
         "GET" | "HEAD" => {
             let object = call.parse(&call.fetch(call.name()).await?)?;

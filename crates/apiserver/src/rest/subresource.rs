@@ -20,7 +20,12 @@ use crate::status::{Cause, Details, Status};
 ///
 /// # Errors
 /// Whatever the verb answers.
-pub async fn dispatch(call: &Call, sub: &Subresource, method: &Method, body: Bytes) -> Result<Answer, Status> {
+pub async fn dispatch(
+    call: &Call,
+    sub: &Subresource,
+    method: &Method,
+    body: Bytes,
+) -> Result<Answer, Status> {
     match (sub.name.as_str(), method.as_str()) {
         ("scale", _) => scale::dispatch(call, sub, method, body).await,
         (_, "GET" | "HEAD") => answer::stored(call, 200, &call.fetch(call.name()).await?),
@@ -63,7 +68,8 @@ pub async fn create_virtual(call: &Call, body: Value) -> Result<Answer, Status> 
 }
 
 fn created() -> Answer {
-    let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
+    let status =
+        json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
     Answer::json(201, &status)
 }
 
@@ -92,7 +98,9 @@ fn assign(name: &str, pod: &Value, binding: &Value, node: &str) -> Result<Value,
     let uid = meta(binding, "uid");
     if !uid.is_empty() && uid != meta(pod, "uid") {
         let current = meta(pod, "uid");
-        return conflict(format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {current}"));
+        return conflict(format!(
+            "Precondition failed: UID in precondition: {uid}, UID in object meta: {current}"
+        ));
     }
     if !pod["metadata"]["deletionTimestamp"].is_null() {
         return conflict(format!("pod {name} is being deleted, cannot be assigned to a host"));
@@ -146,13 +154,15 @@ async fn evict(call: &Call, sub: &Subresource, body: Bytes) -> Result<Answer, St
 
 async fn take_from_budget(call: &Call, pod: &Value) -> Result<(), Status> {
     let phase = pod["status"]["phase"].as_str().unwrap_or_default();
-    if matches!(phase, "Succeeded" | "Failed" | "Pending") || !pod["metadata"]["deletionTimestamp"].is_null() {
+    if matches!(phase, "Succeeded" | "Failed" | "Pending") || !pod["metadata"]["deletionTimestamp"].is_null()
+    {
         return Ok(());
     }
     let budgets = GroupResource::new("policy", "poddisruptionbudgets");
     let (all, _) = call.cx.objects.list(&budgets, Some(call.namespace())).await?;
     let covers = |budget: &Value| {
-        LabelSelector::from_object(&budget["spec"]["selector"]).is_some_and(|s| s.matches(&pod["metadata"]["labels"]))
+        LabelSelector::from_object(&budget["spec"]["selector"])
+            .is_some_and(|s| s.matches(&pod["metadata"]["labels"]))
     };
     let mut matching = all.iter().filter(|b| covers(b));
     let Some(budget) = matching.next() else { return Ok(()) };
@@ -179,10 +189,15 @@ fn allow_one(pod: &str, budget: &Value) -> Result<Value, Status> {
     let name = meta(budget, "name");
     if allowed <= 0 || stale {
         let (healthy, desired) = (&budget["status"]["currentHealthy"], &budget["status"]["desiredHealthy"]);
-        let message = format!("The disruption budget {name} needs {desired} healthy pods and has {healthy} currently");
+        let message =
+            format!("The disruption budget {name} needs {desired} healthy pods and has {healthy} currently");
         let cause = Cause { reason: "DisruptionBudget".into(), message, field: String::new() };
         let text = "Cannot evict pod as it would violate the pod's disruption budget.";
-        let details = Details { causes: vec![cause], retry_after_seconds: if stale { 10 } else { 0 }, ..Details::default() };
+        let details = Details {
+            causes: vec![cause],
+            retry_after_seconds: if stale { 10 } else { 0 },
+            ..Details::default()
+        };
         return Err(Status::new(429, "TooManyRequests", text).with_details(details));
     }
     let mut budget = budget.clone();

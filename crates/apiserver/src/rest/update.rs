@@ -163,7 +163,8 @@ fn check_preconditions(call: &Call, name: &str, new: &Value, old: &Value) -> Res
     }
     let (wanted, current) = (meta(new, "uid"), meta(old, "uid"));
     if !wanted.is_empty() && wanted != current {
-        let why = format!("Precondition failed: UID in precondition: {wanted}, UID in object meta: {current}");
+        let why =
+            format!("Precondition failed: UID in precondition: {wanted}, UID in object meta: {current}");
         return Err(call.conflict(name, &why));
     }
     Ok(())
@@ -209,7 +210,7 @@ fn prepare(call: &Call, part: Part, new: &mut Value, old: &Value) {
 }
 
 fn validate(call: &Call, part: Part, new: &Value, old: &Value) -> Result<(), Status> {
-    let mut errors = rules::validate(new, call.stored.namespaced, call.strategy.name_rule());
+    let mut errors = rules::validate(new, call.stored.namespaced, call.name_rule());
     errors.extend(rules::validate_update(new, old));
     match part {
         Part::Main | Part::Computed => errors.extend(call.strategy.validate_update(&call.cx, new, old)),

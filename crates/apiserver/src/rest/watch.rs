@@ -224,7 +224,8 @@ impl Writer {
         let mut listing = self.call.clone();
         // The version asked for is a lower bound here, never a page of the past.
         let wanted = list::parse_version(listing.query.get("resourceVersion"))?;
-        listing.query = listing.query.without(&["resourceVersion", "resourceVersionMatch", "limit", "continue"]);
+        listing.query =
+            listing.query.without(&["resourceVersion", "resourceVersionMatch", "limit", "continue"]);
         let page = list::page(&listing, &self.filter).await?;
         if let Some(wanted) = wanted.filter(|w| *w > page.revision) {
             return Err(crate::core::too_large_version(wanted, page.revision));
