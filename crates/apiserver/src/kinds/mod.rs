@@ -3,7 +3,11 @@
 pub mod checks;
 #[cfg(test)]
 pub(crate) mod fake;
+pub mod pod;
+pub mod quantity;
+mod report;
 pub mod selector;
+pub mod service;
 pub mod value;
 
 use std::sync::Arc;
