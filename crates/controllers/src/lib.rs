@@ -14,6 +14,7 @@ mod expectations;
 mod fake;
 #[cfg(test)]
 mod fixtures;
+mod gc;
 mod hash;
 mod informers;
 mod kit;
@@ -63,6 +64,7 @@ pub async fn run(client: Client, config: Config, stop: CancellationToken) {
     running.spawn(namespace::run(ctx.clone()));
     running.spawn(namespaced_defaults::run_service_accounts(ctx.clone()));
     running.spawn(namespaced_defaults::run_root_ca(ctx.clone()));
+    running.spawn(gc::run(ctx.clone()));
     while let Some(ended) = running.join_next().await {
         if let Err(error) = ended {
             tracing::error!(%error, "a controller died");

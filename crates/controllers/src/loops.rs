@@ -168,8 +168,8 @@ async fn a_replica_set_replaces_adopts_and_releases() {
     count(3).await;
     let pod = world.list::<Pod>().await.remove(0);
     world.patch::<Pod>(meta::name(&pod.metadata), json!({"metadata": {"labels": {"app": "other"}}})).await;
+    eventually("the released pod lives on", || async { world.list::<Pod>().await.len() == 4 }).await;
     count(3).await;
-    assert_eq!(world.list::<Pod>().await.len(), 4, "the released pod lives on");
     // Bursts of changes never over-create.
     world.patch::<ReplicaSet>("web", json!({"spec": {"replicas": 50}})).await;
     world.patch::<ReplicaSet>("web", json!({"spec": {"replicas": 10}})).await;
@@ -250,4 +250,49 @@ async fn a_namespace_gets_its_defaults_and_goes_with_all_it_holds() {
     world.patch::<ConfigMap>("held", json!({"metadata": {"finalizers": []}})).await;
     eventually("the namespace is gone", || async { namespaces.get_opt("ns").await.unwrap().is_none() }).await;
     assert!(world.list::<ConfigMap>().await.is_empty() && world.list::<ServiceAccount>().await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn garbage_goes_in_each_of_the_three_ways() {
+    let world = World::start();
+    let pods = |n: usize| {
+        let world = &world;
+        eventually("the number of pods", move || async move { world.list::<Pod>().await.len() == n })
+    };
+    let sets = |n: usize| {
+        let world = &world;
+        eventually("the number of sets", move || async move { world.list::<ReplicaSet>().await.len() == n })
+    };
+    world.create::<Deployment>(web("nginx:1", 3)).await;
+    pods(3).await;
+    world.api::<Deployment>().delete("web", &DeleteParams::background()).await.unwrap();
+    pods(0).await;
+    sets(0).await;
+    world.create::<Deployment>(web("nginx:1", 3)).await;
+    pods(3).await;
+    world.api::<Deployment>().delete("web", &DeleteParams::foreground()).await.unwrap();
+    eventually("the deployment goes last", || async {
+        let gone = world.api::<Deployment>().get_opt("web").await.unwrap().is_none();
+        assert!(!gone || world.list::<ReplicaSet>().await.is_empty());
+        gone
+    })
+    .await;
+    pods(0).await;
+    world.create::<Deployment>(web("nginx:1", 3)).await;
+    pods(3).await;
+    world.api::<Deployment>().delete("web", &DeleteParams::orphan()).await.unwrap();
+    eventually("the deployment is gone", || async {
+        world.api::<Deployment>().get_opt("web").await.unwrap().is_none()
+    })
+    .await;
+    let set = world.list::<ReplicaSet>().await.remove(0);
+    assert!(meta::controller_of(&set.metadata).is_none());
+    pods(3).await;
+    // An owner that never was.
+    let owner = json!([{"apiVersion": "v1", "kind": "ConfigMap", "name": "no", "uid": "no"}]);
+    world.create::<ConfigMap>(json!({"metadata": {"name": "lost", "ownerReferences": owner}})).await;
+    eventually("the lost map is gone", || async {
+        world.api::<ConfigMap>().get_opt("lost").await.unwrap().is_none()
+    })
+    .await;
 }
