@@ -6,6 +6,7 @@
 //! CustomResourceDefinition serves as well.
 
 pub mod apply;
+mod custom;
 mod descriptions;
 pub mod json;
 pub mod openapi;

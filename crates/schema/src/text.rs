@@ -87,6 +87,7 @@ fn field_line(line: &'static str, doc: u32, ids: &HashMap<&str, u32>) -> Option<
         kind,
         pointer: false,
         omitempty: false,
+        nullable: false,
         required: false,
         atomic: false,
         list: None,
