@@ -192,12 +192,15 @@ impl Table {
     }
 
     /// The kind of an API group and version: `("apps", "v1", "Deployment")`. The option and answer kinds of meta/v1
-    /// (`DeleteOptions`, `Status`, ...) belong to every group.
+    /// (`DeleteOptions`, `Status`, ...) belong to every group; clients send options even in a custom resource's group.
     pub fn kind(&self, group: &str, version: &str, kind: &str) -> Option<Type<'_>> {
-        let (_, folder) = GROUPS.iter().find(|(name, _)| *name == group)?;
-        let own = self.by_name(&format!("{folder}/{version}.{kind}"));
-        let found = own.or_else(|| self.by_name(&format!("meta/v1.{kind}")));
-        found.filter(Type::is_kind)
+        let folder = GROUPS.iter().find(|(name, _)| *name == group).map(|(_, folder)| folder);
+        let own = folder.and_then(|folder| self.by_name(&format!("{folder}/{version}.{kind}")));
+        let meta = || {
+            let everywhere = folder.is_some() || group == "meta.k8s.io" || kind.ends_with("Options");
+            everywhere.then(|| self.by_name(&format!("meta/v1.{kind}"))).flatten()
+        };
+        own.or_else(meta).filter(Type::is_kind)
     }
 
     /// A type by its name in the table: `core/v1.Pod`, `meta/v1.ObjectMeta`.
