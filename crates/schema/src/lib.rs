@@ -7,6 +7,7 @@
 
 mod descriptions;
 pub mod json;
+pub mod openapi;
 pub mod patch;
 pub mod protobuf;
 pub mod quantity;
