@@ -284,3 +284,92 @@ async fn figures_are_those_of_the_cgroup() {
     assert!(stats.memory_bytes > 0 && stats.memory_bytes <= stats.memory_usage_bytes, "{stats:?}");
     node.finish().await;
 }
+
+#[tokio::test]
+async fn images_of_no_layer_and_of_many_work() {
+    let mut node = Node::start().await;
+    node.sandbox("p").await;
+    // As the built-in image: nothing but a binary that is bound in.
+    let mut spec = node.spec("p", "empty", &["/bin/skiff", "echo", "hi"]);
+    spec.rootfs = runtime::Rootfs::Overlay { lower: vec![], scratch: node.dir.path().join("scratch/empty") };
+    let mount = defaults::bind(&node.layer.join("bin/busybox"), "/bin/busybox".as_ref(), true).unwrap();
+    spec.spec.mounts_mut().as_mut().unwrap().push(mount);
+    process(&mut spec.spec).set_args(Some(["/bin/busybox", "echo", "hi"].map(str::to_owned).to_vec()));
+    assert_eq!(node.run_spec(spec).await.code, 0);
+    assert_eq!(node.log("empty"), "hi\n");
+    let mut layers = vec![node.layer.clone()];
+    for at in 0..120 {
+        let layer = node.dir.path().join(format!("layer-with-a-long-name-as-digests-have-{at}"));
+        std::fs::create_dir(&layer).unwrap();
+        std::fs::write(layer.join("top"), format!("{at}")).unwrap();
+        std::fs::write(layer.join(format!("f{at}")), "").unwrap();
+        layers.push(layer);
+    }
+    let mut spec = node.spec("p", "many", &["sh", "-c", "cat /top; ls / | grep -c ^f"]);
+    spec.rootfs = runtime::Rootfs::Overlay { lower: layers, scratch: node.dir.path().join("scratch/many") };
+    assert_eq!(node.run_spec(spec).await.code, 0);
+    assert_eq!(node.log("many"), "119120\n");
+    node.finish().await;
+}
+
+#[tokio::test]
+async fn what_a_container_leaves_in_the_nodes_pid_namespace_is_killed() {
+    let mut node = Node::start().await;
+    let script = "sleep 1000 & echo $!; ls /proc | grep -c '^[0-9]'";
+    let (code, log) = node
+        .shell("host-pid", script, |spec| {
+            let namespaces = linux(spec).namespaces_mut().as_mut().unwrap();
+            namespaces.retain(|namespace| namespace.typ() != LinuxNamespaceType::Pid);
+        })
+        .await;
+    assert_eq!(code, 0, "{log}");
+    let mut lines = log.lines();
+    let pid = lines.next().unwrap();
+    assert!(lines.next().unwrap().parse::<u32>().unwrap() > 3, "it sees the node's processes: {log}");
+    for _ in 0..500 {
+        if !std::path::Path::new("/proc").join(pid).exists() {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    assert!(!std::path::Path::new("/proc").join(pid).exists(), "the daemon of the container has ended");
+    node.finish().await;
+}
+
+/// Run in a mount namespace of its own by the next test, where the unified hierarchy is all there is.
+#[tokio::test]
+async fn unified_to_be_entered() {
+    if std::env::var("SKIFF_TEST_UNIFIED").is_err() {
+        return;
+    }
+    assert!(runtime::cgroup::Cgroups::detect().unwrap().is_unified() && defaults::is_unified());
+    let mut node = Node::start().await;
+    let script = "mknod /tmp/mem c 1 1; dd if=/tmp/mem count=1 2>&1; cat /proc/self/cgroup; \
+                  cat /sys/fs/cgroup/cgroup.procs; echo 1 > /sys/fs/cgroup/cgroup.procs; echo write $?";
+    let (_, log) = node.shell("c", script, |_| ()).await;
+    assert!(log.contains("Operation not permitted"), "the program denies the device: {log}");
+    assert!(log.contains("0::/\n"), "a cgroup namespace hides the rest: {log}");
+    assert!(log.contains("\n1\n") && log.contains("write 1"), "its own cgroup, read-only: {log}");
+    node.up("p", "up", &["sleep", "1000"]).await;
+    assert_eq!(node.exec("up", &["echo", "hi"]).await.1, "hi\n");
+    let stats = node.runtime.stats("up").await.unwrap();
+    assert!(stats.cpu_nanos > 0, "{stats:?}");
+    node.runtime.kill("up", libc::SIGKILL).await.unwrap();
+    assert_eq!(node.exit("up").await.code, 137);
+    node.finish().await;
+    println!("unified was entered");
+}
+
+#[tokio::test]
+async fn a_unified_host_works_too() {
+    let script = "umount -R -l /sys/fs/cgroup; mount -t cgroup2 cgroup2 /sys/fs/cgroup && \
+                  exec \"$0\" --exact unified_to_be_entered --nocapture";
+    let output = std::process::Command::new("unshare")
+        .args(["--mount", "sh", "-c", script])
+        .arg(std::env::current_exe().unwrap())
+        .env("SKIFF_TEST_UNIFIED", "1")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("unified was entered"), "{text}{output:?}");
+}

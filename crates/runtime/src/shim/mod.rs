@@ -43,6 +43,7 @@ use nix::unistd::{ForkResult, fork};
 use crate::cgroup::Cgroups;
 use crate::client::ShimOptions;
 
+pub(crate) use cleanup::{end_leftovers, remove_files};
 pub use log::rotated;
 
 /// `argv[0]` of a shim, and its name in `ps`.
