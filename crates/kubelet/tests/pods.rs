@@ -219,6 +219,93 @@ async fn a_new_agent_takes_over() {
     node.finish().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hooks_sidecars_and_a_privileged_neighbour() {
+    let node = Node::start().await;
+    node.create("p", json!({"terminationGracePeriodSeconds": 10,
+        "initContainers": [{"name": "side", "image": "busybox", "restartPolicy": "Always",
+            "command": sh("trap 'echo side-end >> /d/log; exit 0' TERM; echo side >> /d/log; while :; do sleep 0.05; done"),
+            "startupProbe": {"exec": {"command": ["test", "-s", "/d/log"]}, "periodSeconds": 1},
+            "volumeMounts": [{"name": "d", "mountPath": "/d"}]}],
+        "containers": [{"name": "main", "image": "busybox", "volumeMounts": [{"name": "d", "mountPath": "/d"}],
+            "command": sh("trap 'echo main-end >> /d/log; exit 0' TERM; echo main >> /d/log; while :; do sleep 0.05; done"),
+            "lifecycle": {"postStart": {"exec": {"command": sh("echo post >> /d/log")}},
+                "preStop": {"exec": {"command": sh("echo pre >> /d/log")}}}}],
+        "volumes": [{"name": "d", "hostPath": {"path": node.dir.path().join("shared"), "type": "DirectoryOrCreate"}}]})).await;
+    let privileged = json!({"hostNetwork": true, "hostPID": true, "containers": [{"name": "c", "image": "busybox",
+        "securityContext": {"privileged": true},
+        "command": sh("grep CapEff /proc/self/status; ls /dev/kmsg; ip -4 addr show dev lo | grep -o 192.168.49.2; echo ok; sleep 100")}]});
+    node.create("priv", privileged).await;
+    let drop = json!({"containers": [{"name": "c", "image": "busybox", "command": sh("grep -E 'CapEff|NoNewPrivs|Seccomp:' /proc/self/status; \
+        touch /x; unshare -n true; echo ok; sleep 100"),
+        "securityContext": {"capabilities": {"drop": ["ALL"], "add": ["NET_RAW"]}, "allowPrivilegeEscalation": false,
+            "readOnlyRootFilesystem": true, "seccompProfile": {"type": "RuntimeDefault"}}}]});
+    node.create("drop", drop).await;
+    let refused = json!({"containers": [{"name": "c", "image": "busybox", "command": sh("sleep 100"),
+        "securityContext": {"seccompProfile": {"type": "Localhost", "localhostProfile": "x.json"}}}]});
+    node.create("refused", refused).await;
+    node.ready("p").await;
+    let (privileged, dropped) = (node.ready("priv").await, node.ready("drop").await);
+    assert_eq!(privileged["status"]["podIP"], "192.168.49.2");
+    node.event("refused", "Localhost profiles are not supported by this node").await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let text = log(&node, &privileged, "c", 0).await;
+    assert!(text.contains("/dev/kmsg\n192.168.49.2\nok\n"), "{text}");
+    let text = log(&node, &dropped, "c", 0).await;
+    for expected in [
+        "CapEff:\t0000000000002000\n",
+        "NoNewPrivs:\t1\n",
+        "Seccomp:\t2\n",
+        "Read-only file system",
+        "unshare:",
+    ] {
+        assert!(text.contains(expected), "{expected:?} is not in {text}");
+    }
+    let begin = Instant::now();
+    node.delete("p").await;
+    assert!(begin.elapsed() < Duration::from_secs(8), "{:?}", begin.elapsed());
+    let shared = std::fs::read_to_string(node.dir.path().join("shared/log")).unwrap();
+    let lines: Vec<&str> = shared.lines().collect();
+    assert_eq!(lines[0], "side");
+    assert!(lines[1..3].contains(&"main") && lines[1..3].contains(&"post"), "{lines:?}");
+    assert_eq!(&lines[3..], ["pre", "main-end", "side-end"]);
+    for name in ["priv", "drop", "refused"] {
+        node.pods().delete(name, &kube::api::DeleteParams::default().grace_period(0)).await.unwrap();
+    }
+    node.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_reboot_everything_comes_back() {
+    let mut node = Node::start().await;
+    let spec = json!({"terminationGracePeriodSeconds": 1, "initContainers": [{"name": "i", "image": "busybox",
+        "command": sh("echo x >> /d/runs"), "volumeMounts": [{"name": "d", "mountPath": "/d"}]}],
+        "containers": [{"name": "c", "image": "busybox", "command": sh("cat /d/runs; sleep 1000"),
+            "volumeMounts": [{"name": "d", "mountPath": "/d"}]}],
+        "volumes": [{"name": "d", "emptyDir": {}}]});
+    node.create("again", spec).await;
+    node.create("done", json!({"restartPolicy": "Never", "containers": [{"name": "c", "image": "busybox", "command": sh("true")}]})).await;
+    node.ready("again").await;
+    let done = node.wait("done", "Succeeded", |p| p["status"]["phase"] == "Succeeded").await;
+    node.reboot().await;
+    let again = node
+        .wait("again", "restarted", |p| {
+            p["status"]["containerStatuses"][0]["restartCount"] == 1 && is_true(p, "Ready")
+        })
+        .await;
+    assert_eq!(again["status"]["initContainerStatuses"][0]["restartCount"], 1);
+    assert_eq!(
+        again["status"]["containerStatuses"][0]["lastState"]["terminated"]["reason"],
+        "ContainerStatusUnknown"
+    );
+    let after = serde_json::to_value(node.pods().get("done").await.unwrap()).unwrap();
+    assert_eq!(after["status"]["containerStatuses"], done["status"]["containerStatuses"]);
+    assert_eq!(after["status"]["phase"], "Succeeded");
+    node.delete("again").await;
+    node.delete("done").await;
+    node.finish().await;
+}
+
 /// Prints how long Pods take; `cargo test -p kubelet --test pods -- --ignored --nocapture speed`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement, to be run alone"]

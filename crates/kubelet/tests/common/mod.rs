@@ -116,6 +116,30 @@ pub struct Node {
     guard: Guard,
 }
 
+/// A shim with its network, and threads inside.
+async fn boot(options: &ShimOptions) -> (Runtime, Guard, Arc<podnet::PodNetwork>, tokio::runtime::Runtime) {
+    let (runtime, _) = Runtime::start_or_connect(options.clone()).await.unwrap();
+    let guard = Guard(runtime.pid());
+    let netns = runtime.node_netns().await.unwrap();
+    podnet::within(netns.as_fd(), || {
+        for args in [["link", "set", "lo", "up"].as_slice(), &["addr", "add", "192.168.49.2/32", "dev", "lo"]]
+        {
+            assert!(std::process::Command::new("ip").args(args).status().unwrap().success());
+        }
+        Ok(())
+    })
+    .unwrap();
+    let range: ipnet::IpNet = "10.244.0.0/24".parse().unwrap();
+    let network = Arc::new(podnet::PodNetwork::open(netns.as_fd(), &[range]).unwrap());
+    let inside = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .on_thread_start(move || nix::sched::setns(&netns, nix::sched::CloneFlags::CLONE_NEWNET).unwrap())
+        .build()
+        .unwrap();
+    (runtime, guard, network, inside)
+}
+
 /// Ends the shim of a test that failed.
 struct Guard(i32);
 
@@ -147,26 +171,7 @@ impl Node {
             cgroup: format!("/skiff-kubelet-{}-{number}", std::process::id()),
         };
         busybox(&dir.path().join("busybox"));
-        let (runtime, _) = Runtime::start_or_connect(options.clone()).await.unwrap();
-        let guard = Guard(runtime.pid());
-        let netns = runtime.node_netns().await.unwrap();
-        podnet::within(netns.as_fd(), || {
-            for args in
-                [["link", "set", "lo", "up"].as_slice(), &["addr", "add", "192.168.49.2/32", "dev", "lo"]]
-            {
-                assert!(std::process::Command::new("ip").args(args).status().unwrap().success());
-            }
-            Ok(())
-        })
-        .unwrap();
-        let range: ipnet::IpNet = "10.244.0.0/24".parse().unwrap();
-        let network = Arc::new(podnet::PodNetwork::open(netns.as_fd(), &[range]).unwrap());
-        let inside = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .enable_all()
-            .on_thread_start(move || nix::sched::setns(&netns, nix::sched::CloneFlags::CLONE_NEWNET).unwrap())
-            .build()
-            .unwrap();
+        let (runtime, guard, network, inside) = boot(&options).await;
         let pki = Pki::new();
         let store =
             storage::Embedded::open(&dir.path().join("store.redb"), storage::Options::default()).unwrap();
@@ -252,6 +257,21 @@ impl Node {
         let handle = self.inside.as_ref().unwrap().handle().clone();
         let task = handle.spawn(kubelet::run(kubelet, stop.clone()));
         self.kubelet = Some((stop, task));
+    }
+
+    /// Everything volatile is lost, as when the machine starts again.
+    pub async fn reboot(&mut self) {
+        self.halt().await;
+        self.runtime.clone().shutdown().await.unwrap();
+        let _ = fs::remove_dir_all(self.dir.path().join("volatile"));
+        let (runtime, guard, network, inside) = boot(&self.options).await;
+        self.runtime = runtime;
+        self.guard = guard;
+        self.network = network;
+        if let Some(old) = self.inside.replace(inside) {
+            old.shutdown_background();
+        }
+        self.run().await;
     }
 
     /// Stops the agent; containers run on.
