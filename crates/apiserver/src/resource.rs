@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::strategy::NameRule;
+
 /// Group and plural: the name of a resource independent of versions.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct GroupResource {
@@ -68,12 +70,16 @@ pub struct Resource {
     pub returns_deleted: bool,
     /// Group, version and plural under which objects are stored, when this version is only a view of them.
     pub stored_as: Option<(&'static str, &'static str, &'static str)>,
+    /// How names are checked.
+    pub names: NameRule,
     /// What field selectors may name.
     pub fields: &'static [SelectableField],
     /// Printer columns of a CustomResourceDefinition; built-in kinds have theirs in the `table` module.
     pub columns: Vec<CustomColumn>,
     /// Whether a CustomResourceDefinition made it.
     pub custom: bool,
+    /// OpenAPI schema of a CustomResourceDefinition.
+    pub schema: Option<serde_json::Value>,
 }
 
 /// A printer column of a CustomResourceDefinition.
@@ -125,9 +131,11 @@ impl Resource {
             generation: false,
             returns_deleted: false,
             stored_as: None,
+            names: NameRule::Subdomain,
             fields: &[],
             columns: Vec::new(),
             custom: false,
+            schema: None,
         }
     }
 
@@ -221,6 +229,13 @@ impl Resource {
     #[must_use]
     pub fn stored_as(mut self, group: &'static str, version: &'static str, plural: &'static str) -> Self {
         self.stored_as = Some((group, version, plural));
+        self
+    }
+
+    /// Has names of another form than most.
+    #[must_use]
+    pub fn named(mut self, names: NameRule) -> Self {
+        self.names = names;
         self
     }
 

@@ -80,7 +80,7 @@ pub enum NameRule {
 /// The rules of one kind. Every method has the answer of a kind without special rules.
 #[async_trait]
 pub trait Strategy: Send + Sync + 'static {
-    /// How `metadata.name` is checked by the generic handlers.
+    /// How `metadata.name` is checked by the generic handlers, where it is not as the kind's row says.
     fn name_rule(&self) -> NameRule {
         NameRule::Subdomain
     }
