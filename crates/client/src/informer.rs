@@ -1,8 +1,9 @@
 //! A cache of one kind that follows the API server by list and watch.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
@@ -82,7 +83,8 @@ impl<K> Change<K> {
 pub struct InformerGone(&'static str);
 
 struct Shared<K> {
-    objects: HashMap<ObjectKey, Arc<K>>,
+    /// Ordered, so that one namespace is one range.
+    objects: BTreeMap<ObjectKey, Arc<K>>,
     subscribers: Vec<mpsc::UnboundedSender<Change<K>>>,
 }
 
@@ -127,6 +129,8 @@ impl<K> Shared<K> {
 pub struct Informer<K> {
     shared: Arc<RwLock<Shared<K>>>,
     synced: watch::Receiver<bool>,
+    /// The newest `resourceVersion` seen.
+    revision: Arc<AtomicU64>,
     _task: Arc<AbortOnDrop>,
 }
 
@@ -140,7 +144,12 @@ impl Drop for AbortOnDrop {
 
 impl<K> Clone for Informer<K> {
     fn clone(&self) -> Self {
-        Self { shared: self.shared.clone(), synced: self.synced.clone(), _task: self._task.clone() }
+        Self {
+            shared: self.shared.clone(),
+            synced: self.synced.clone(),
+            revision: self.revision.clone(),
+            _task: self._task.clone(),
+        }
     }
 }
 
@@ -163,10 +172,11 @@ where
     pub fn from_events(
         events: impl Stream<Item = watcher::Result<watcher::Event<K>>> + Send + 'static,
     ) -> Self {
-        let shared = Arc::new(RwLock::new(Shared { objects: HashMap::new(), subscribers: Vec::new() }));
+        let shared = Arc::new(RwLock::new(Shared { objects: BTreeMap::new(), subscribers: Vec::new() }));
         let (tx, synced) = watch::channel(false);
-        let task = tokio::spawn(follow(events, shared.clone(), tx));
-        Self { shared, synced, _task: Arc::new(AbortOnDrop(task)) }
+        let revision = Arc::new(AtomicU64::new(0));
+        let task = tokio::spawn(follow(events, shared.clone(), tx, revision.clone()));
+        Self { shared, synced, revision, _task: Arc::new(AbortOnDrop(task)) }
     }
 
     /// Resolves once the first list is in the cache.
@@ -194,6 +204,31 @@ where
         self.shared.read().objects.values().cloned().collect()
     }
 
+    /// How many objects there are.
+    pub fn len(&self) -> usize {
+        self.shared.read().objects.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The objects of one namespace, ordered by name.
+    pub fn list_in(&self, namespace: &str) -> Vec<Arc<K>> {
+        let shared = self.shared.read();
+        let from = ObjectKey::new(namespace, "");
+        let range = shared.objects.range(from..).take_while(|(key, _)| key.namespace == namespace);
+        range.map(|(_, object)| object.clone()).collect()
+    }
+
+    /// Whether the cache has seen the write that answered with this `resourceVersion` (of this kind): read your own
+    /// writes. Versions are the store's revisions, which Kubernetes defines as comparable integers; one that is none
+    /// counts as seen.
+    pub fn has_seen(&self, resource_version: &str) -> bool {
+        resource_version.parse::<u64>().map_or(true, |v| v <= self.revision.load(Ordering::Acquire))
+    }
+
     /// The objects that `keep` keeps, in no order.
     pub fn filter(&self, keep: impl Fn(&K) -> bool) -> Vec<Arc<K>> {
         self.shared.read().objects.values().filter(|o| keep(o)).cloned().collect()
@@ -216,9 +251,14 @@ async fn follow<K>(
     events: impl Stream<Item = watcher::Result<watcher::Event<K>>>,
     shared: Arc<RwLock<Shared<K>>>,
     synced: watch::Sender<bool>,
+    revision: Arc<AtomicU64>,
 ) where
     K: kube::Resource + Clone,
 {
+    // The cache is written first, so that who sees the revision also finds the object.
+    let seen = |version: Option<u64>| {
+        revision.fetch_max(version.unwrap_or(0), Ordering::AcqRel);
+    };
     let mut events = std::pin::pin!(events);
     let mut listing = Vec::new();
     let mut delay = FIRST_RETRY;
@@ -226,15 +266,25 @@ async fn follow<K>(
         match event {
             Ok(event) => {
                 delay = FIRST_RETRY;
-                match event {
+                // Who wrote which field is of no use to a component and often half of an object's size.
+                match event.modify(|object| object.meta_mut().managed_fields = None) {
                     watcher::Event::Init => listing.clear(),
                     watcher::Event::InitApply(object) => listing.push(object),
                     watcher::Event::InitDone => {
+                        let newest = listing.iter().filter_map(version_of).max();
                         shared.write().replace(std::mem::take(&mut listing));
+                        seen(newest);
                         synced.send_replace(true);
                     }
-                    watcher::Event::Apply(object) => shared.write().apply(object),
-                    watcher::Event::Delete(object) => shared.write().delete(&ObjectKey::of(&object)),
+                    watcher::Event::Apply(object) => {
+                        let version = version_of(&object);
+                        shared.write().apply(object);
+                        seen(version);
+                    }
+                    watcher::Event::Delete(object) => {
+                        shared.write().delete(&ObjectKey::of(&object));
+                        seen(version_of(&object));
+                    }
                 }
             }
             Err(error) => {
@@ -244,6 +294,10 @@ async fn follow<K>(
             }
         }
     }
+}
+
+fn version_of<K: kube::Resource>(object: &K) -> Option<u64> {
+    object.meta().resource_version.as_ref()?.parse().ok()
 }
 
 const FIRST_RETRY: Duration = Duration::from_millis(50);
@@ -299,7 +353,9 @@ mod tests {
         }
         assert_eq!(seen, ["+a", "+b", "~a", "-b", "+c"]);
         assert!(informer.get("ns", "b").is_none());
-        assert_eq!(informer.list().len(), 2);
+        assert_eq!(informer.list_in("ns").iter().map(|m| m.name_any()).collect::<Vec<_>>(), ["a", "c"]);
+        assert!(informer.list_in("n").is_empty() && informer.list_in("nsx").is_empty());
+        assert!(informer.has_seen("4") && !informer.has_seen("5"));
     }
 
     #[tokio::test]

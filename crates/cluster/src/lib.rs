@@ -1,1 +1,18 @@
-//! cluster
+//! What `skiff start` puts together around the components: profiles, certificates, kubeconfig.
+//!
+//! Files only: no process is started and no address configured here, so that everything is tested in a directory.
+
+mod error;
+pub mod files;
+pub mod kubeconfig;
+pub mod pki;
+mod profile;
+
+pub use error::Error;
+pub use profile::{
+    API_PORT, BUILTIN_IMAGE, CLUSTER_DOMAIN, DNS_SERVICE, KUBERNETES_SERVICE, Network, POD_CIDR, Profile,
+    SERVICE_CIDR,
+};
+
+/// Result of an operation on the cluster's files.
+pub type Result<T, E = Error> = std::result::Result<T, E>;

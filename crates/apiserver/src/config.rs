@@ -1,0 +1,28 @@
+//! What an API server is told at start.
+
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use rustls::pki_types::CertificateDer;
+
+/// Settings of one API server.
+#[derive(Clone)]
+pub struct Config {
+    /// Address in Service default/kubernetes' endpoints; where nodes and Pods reach this server.
+    pub advertise_address: IpAddr,
+    /// Port there.
+    pub advertise_port: u16,
+    /// Service addresses, such as `10.96.0.0/12`; the first one is the `kubernetes` Service's.
+    pub service_cidr: ipnet::IpNet,
+    /// Node ports, upstream's 30000-32767.
+    pub node_ports: RangeInclusive<u16>,
+    /// CA of client certificates, DER.
+    pub client_ca: Vec<CertificateDer<'static>>,
+    /// Private key of ServiceAccount tokens, PKCS#8 PEM, ECDSA P-256.
+    pub service_account_key: String,
+    /// Issuer and default audience of ServiceAccount tokens.
+    pub service_account_issuer: String,
+    /// How to reach kubelets (client certificate included) for logs, exec, attach, port-forward and proxy.
+    pub kubelet_tls: Arc<rustls::ClientConfig>,
+}

@@ -1,0 +1,47 @@
+//! Small files read and replaced as wholes.
+
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use crate::{Error, Result};
+
+/// Wraps an IO error with what was done to which file.
+pub fn at<'a>(operation: &'static str, path: &'a Path) -> impl FnOnce(std::io::Error) -> Error + 'a {
+    move |source| Error::File { operation, path: path.to_owned(), source }
+}
+
+/// The file's bytes, `None` when it is not there.
+pub fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(at("read", path)(e)),
+    }
+}
+
+/// Replaces the file by a synced one of that mode; the old one stays whole if anything fails. Makes parents (0700).
+pub fn write_atomically(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
+    let parent = path.parent().unwrap_or(Path::new("/"));
+    make_dir(parent)?;
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}.new", std::process::id()));
+    let fresh = parent.join(name);
+    let write = || {
+        let mut options = std::fs::OpenOptions::new();
+        let mut file = options.write(true).create(true).truncate(true).mode(mode).open(&fresh)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        std::fs::rename(&fresh, path)
+    };
+    write().map_err(|e| {
+        let _ = std::fs::remove_file(&fresh);
+        at("write", path)(e)
+    })
+}
+
+/// Makes a directory and its parents, readable by their owner alone; existing ones stay as they are.
+pub fn make_dir(path: &Path) -> Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(at("create directory", path))
+}
