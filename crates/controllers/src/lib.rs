@@ -5,20 +5,27 @@
 //! watches. Behaviour, Events and condition texts follow upstream's kube-controller-manager, because people and
 //! scripts read them.
 
+mod catalog;
 mod deployment;
+mod endpoints;
 mod events;
 mod expectations;
 #[cfg(test)]
 mod fake;
 #[cfg(test)]
 mod fixtures;
+mod gc;
 mod hash;
 mod informers;
 mod kit;
 #[cfg(test)]
 mod loops;
 mod meta;
+mod namespace;
+mod namespaced_defaults;
+mod node;
 mod podcontrol;
+mod podgc;
 mod pods;
 mod replicaset;
 
@@ -53,6 +60,17 @@ pub async fn run(client: Client, config: Config, stop: CancellationToken) {
     running.spawn(deployment::run(ctx.clone()));
     running.spawn(replicaset::run(ctx.clone()));
     running.spawn(replicaset::run_controllers(ctx.clone()));
+    running.spawn(endpoints::run_slices(ctx.clone()));
+    running.spawn(endpoints::run_endpoints(ctx.clone()));
+    running.spawn(endpoints::run_mirroring(ctx.clone()));
+    running.spawn(namespace::run(ctx.clone()));
+    running.spawn(namespaced_defaults::run_service_accounts(ctx.clone()));
+    running.spawn(namespaced_defaults::run_root_ca(ctx.clone()));
+    running.spawn(gc::run(ctx.clone()));
+    running.spawn(node::run_ipam(ctx.clone()));
+    running.spawn(node::run_health(ctx.clone()));
+    running.spawn(node::run_eviction(ctx.clone()));
+    running.spawn(podgc::run(ctx.clone()));
     while let Some(ended) = running.join_next().await {
         if let Err(error) = ended {
             tracing::error!(%error, "a controller died");
