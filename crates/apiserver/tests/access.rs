@@ -154,7 +154,9 @@ async fn reviews_and_tokens_answer_as_documented() {
 
 #[tokio::test]
 async fn a_new_cluster_has_what_every_cluster_has() {
+    let started = Instant::now();
     let f = common::start().await;
+    println!("API server ready after {:?}", started.elapsed());
     for uri in [
         "/api/v1/namespaces/kube-node-lease",
         "/apis/rbac.authorization.k8s.io/v1/clusterroles/system:node",
