@@ -6,6 +6,7 @@
 //! scripts read them.
 
 mod catalog;
+mod daemonset;
 mod deployment;
 mod endpoints;
 mod events;
@@ -16,6 +17,7 @@ mod fake;
 mod fixtures;
 mod gc;
 mod hash;
+mod history;
 mod informers;
 mod kit;
 #[cfg(test)]
@@ -24,6 +26,7 @@ mod meta;
 mod namespace;
 mod namespaced_defaults;
 mod node;
+mod nodematch;
 mod podcontrol;
 mod podgc;
 mod pods;
@@ -71,6 +74,7 @@ pub async fn run(client: Client, config: Config, stop: CancellationToken) {
     running.spawn(node::run_health(ctx.clone()));
     running.spawn(node::run_eviction(ctx.clone()));
     running.spawn(podgc::run(ctx.clone()));
+    running.spawn(daemonset::run(ctx.clone()));
     while let Some(ended) = running.join_next().await {
         if let Err(error) = ended {
             tracing::error!(%error, "a controller died");

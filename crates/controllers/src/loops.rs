@@ -6,7 +6,7 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Namespace, Node, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
@@ -334,4 +334,42 @@ async fn a_silent_node_is_tainted_and_emptied() {
     tokio::time::advance(Duration::from_secs(41)).await;
     tokio::time::resume();
     eventually("the pods of a lost node are gone", || async { world.list::<Pod>().await.is_empty() }).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_daemon_set_follows_the_nodes_and_rolls() {
+    let world = World::start();
+    let nodes: Api<Node> = Api::all(world.client.clone());
+    let join = |name: &'static str| {
+        let node = json!({"metadata": {"name": name}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}});
+        let node: Node = serde_json::from_value(node).unwrap();
+        let nodes = nodes.clone();
+        async move { nodes.create(&PostParams::default(), &node).await.unwrap() }
+    };
+    join("n1").await;
+    join("n2").await;
+    world.create::<DaemonSet>(web("agent:1", 0)).await;
+    let settled = |n: i32| {
+        let world = &world;
+        eventually("the daemon set is complete", move || async move {
+            world.kubelet().await;
+            let set = world.api::<DaemonSet>().get("web").await.unwrap();
+            let status = set.status.unwrap_or_default();
+            status.observed_generation == set.metadata.generation
+                && status.desired_number_scheduled == n
+                && status.updated_number_scheduled == Some(n)
+                && status.number_available == Some(n)
+        })
+    };
+    settled(2).await;
+    join("n3").await;
+    settled(3).await;
+    let new = json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": "agent:2"}]}}}});
+    world.patch::<DaemonSet>("web", new).await;
+    settled(3).await;
+    let pods = world.list::<Pod>().await;
+    assert_eq!(pods.len(), 3);
+    assert!(pods.iter().all(|p| p.spec.as_ref().unwrap().containers[0].image.as_deref() == Some("agent:2")));
+    let revisions = world.list::<ControllerRevision>().await;
+    assert_eq!(revisions.len(), 2);
 }
