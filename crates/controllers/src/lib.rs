@@ -19,6 +19,7 @@ mod gc;
 mod hash;
 mod history;
 mod informers;
+mod job;
 mod kit;
 #[cfg(test)]
 mod loops;
@@ -75,6 +76,7 @@ pub async fn run(client: Client, config: Config, stop: CancellationToken) {
     running.spawn(node::run_eviction(ctx.clone()));
     running.spawn(podgc::run(ctx.clone()));
     running.spawn(daemonset::run(ctx.clone()));
+    running.spawn(job::run(ctx.clone()));
     while let Some(ended) = running.join_next().await {
         if let Err(error) = ended {
             tracing::error!(%error, "a controller died");

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet};
+use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Namespace, Node, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
@@ -372,4 +373,35 @@ async fn a_daemon_set_follows_the_nodes_and_rolls() {
     assert!(pods.iter().all(|p| p.spec.as_ref().unwrap().containers[0].image.as_deref() == Some("agent:2")));
     let revisions = world.list::<ControllerRevision>().await;
     assert_eq!(revisions.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_completes_counts_and_expires() {
+    let world = World::start();
+    let template = json!({"spec": {"containers": [], "restartPolicy": "Never"}});
+    let spec =
+        json!({"completions": 4, "parallelism": 2, "ttlSecondsAfterFinished": 1, "template": template});
+    world.create::<Job>(json!({"metadata": {"name": "work"}, "spec": spec})).await;
+    eventually("the job is complete", || async {
+        for pod in world.list::<Pod>().await {
+            let done = json!({"status": {"phase": "Succeeded"}});
+            let name = meta::name(&pod.metadata);
+            world
+                .api::<Pod>()
+                .patch_status(name, &PatchParams::default(), &Patch::Merge(done))
+                .await
+                .unwrap();
+        }
+        let status = world.api::<Job>().get("work").await.unwrap().status.unwrap_or_default();
+        let complete =
+            status.conditions.iter().flatten().any(|c| c.type_ == "Complete" && c.status == "True");
+        assert!(!complete || (status.succeeded, status.failed) == (Some(4), None));
+        complete
+    })
+    .await;
+    assert_eq!(world.list::<Pod>().await.len(), 4);
+    eventually("job and pods expire", || async {
+        world.list::<Job>().await.is_empty() && world.list::<Pod>().await.is_empty()
+    })
+    .await;
 }

@@ -15,14 +15,13 @@ use k8s_openapi::api::apps::v1::{DaemonSet, DaemonSetStatus};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::Patch;
 use parking_lot::Mutex;
-use serde_json::json;
 use tokio::time::Instant;
 
 use self::plan::{Plan, Wish, belongs, by_node, place, pod_for, roll, status};
 use crate::events::Regarding;
 use crate::expectations::Expectations;
 use crate::history::{self, Synced};
-use crate::kit::{Context, Doing, Error, patch, unless_gone};
+use crate::kit::{Context, Doing, Error, patch, status_patch, unless_gone};
 use crate::podcontrol::{PodControl, claim};
 use crate::{meta, pods};
 
@@ -200,14 +199,8 @@ async fn write_status(ctx: &Context, set: &DaemonSet, status: DaemonSetStatus) -
     if set.status.as_ref() == Some(&status) {
         return Ok(());
     }
-    let mut status = json!(status);
-    for count in ["numberAvailable", "numberUnavailable", "updatedNumberScheduled"] {
-        if status.get(count).is_none() {
-            status[count] = serde_json::Value::Null;
-        }
-    }
     let key = ObjectKey::of(set);
-    let change = json!({"metadata": {"uid": set.metadata.uid}, "status": status});
+    let change = status_patch(set.metadata.uid.as_ref(), set.status.as_ref(), &status);
     let api = ctx.api::<DaemonSet>(&key.namespace);
     unless_gone(api.patch_status(&key.name, &patch(), &Patch::Merge(change)).await)
         .doing("write status of daemon set", &key)?;
