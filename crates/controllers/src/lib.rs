@@ -8,6 +8,7 @@
 mod catalog;
 mod daemonset;
 mod deployment;
+mod disruption;
 mod endpoints;
 mod events;
 mod expectations;
@@ -32,6 +33,7 @@ mod podcontrol;
 mod podgc;
 mod pods;
 mod replicaset;
+mod statefulset;
 
 use std::sync::Arc;
 
@@ -77,6 +79,8 @@ pub async fn run(client: Client, config: Config, stop: CancellationToken) {
     running.spawn(podgc::run(ctx.clone()));
     running.spawn(daemonset::run(ctx.clone()));
     running.spawn(job::run(ctx.clone()));
+    running.spawn(statefulset::run(ctx.clone()));
+    running.spawn(disruption::run(ctx.clone()));
     while let Some(ended) = running.join_next().await {
         if let Err(error) = ended {
             tracing::error!(%error, "a controller died");

@@ -6,10 +6,13 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet};
+use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Namespace, Node, Pod, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Endpoints, Namespace, Node, PersistentVolumeClaim, Pod, Service, ServiceAccount,
+};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Client, Resource};
 use serde::de::DeserializeOwned;
@@ -402,6 +405,43 @@ async fn a_job_completes_counts_and_expires() {
     assert_eq!(world.list::<Pod>().await.len(), 4);
     eventually("job and pods expire", || async {
         world.list::<Job>().await.is_empty() && world.list::<Pod>().await.is_empty()
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stateful_set_keeps_names_claims_and_rolls() {
+    let world = World::start();
+    let mut set = web("db:1", 3);
+    set["spec"]["serviceName"] = "web".into();
+    set["spec"]["volumeClaimTemplates"] = json!([{"metadata": {"name": "data"}, "spec": {}}]);
+    world.create::<StatefulSet>(set).await;
+    let settled = |image: &'static str| {
+        let world = &world;
+        eventually("the stateful set is complete", move || async move {
+            world.kubelet().await;
+            let set = world.api::<StatefulSet>().get("web").await.unwrap();
+            let status = set.status.unwrap_or_default();
+            let mut pods = world.list::<Pod>().await;
+            pods.retain(|p| p.spec.as_ref().unwrap().containers[0].image.as_deref() == Some(image));
+            let names: Vec<&str> = pods.iter().map(|p| meta::name(&p.metadata)).collect();
+            status.observed_generation == set.metadata.generation
+                && (status.ready_replicas, status.updated_replicas) == (Some(3), Some(3))
+                && status.current_revision == status.update_revision
+                && names == ["web-0", "web-1", "web-2"]
+        })
+    };
+    settled("db:1").await;
+    assert_eq!(world.list::<PersistentVolumeClaim>().await.len(), 3);
+    let budget = json!({"metadata": {"name": "keep"},
+        "spec": {"minAvailable": 2, "selector": {"matchLabels": {"app": "web"}}}});
+    world.create::<PodDisruptionBudget>(budget).await;
+    let new = json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": "db:2"}]}}}});
+    world.patch::<StatefulSet>("web", new).await;
+    settled("db:2").await;
+    eventually("one disruption is allowed", || async {
+        let budget = world.api::<PodDisruptionBudget>().get("keep").await.unwrap();
+        budget.status.is_some_and(|s| s.disruptions_allowed == 1 && s.expected_pods == 3)
     })
     .await;
 }

@@ -137,7 +137,7 @@ impl<'a> Step<'a> {
         let held: BTreeSet<&str> =
             self.owned.iter().filter(|p| tracked(p)).map(|p| meta::uid(&p.metadata)).collect();
         let status = &mut self.plan.status;
-        let mut flush = |uids: &mut BTreeSet<String>| {
+        let flush = |uids: &mut BTreeSet<String>| {
             let before = uids.len();
             uids.retain(|uid| held.contains(uid.as_str()));
             i32::try_from(before - uids.len()).unwrap_or(0)
