@@ -6,11 +6,38 @@
 
 pub mod alloc;
 pub mod auth;
+pub mod backend;
+pub mod body;
+pub mod builtin;
 pub mod config;
+pub mod connect;
+pub mod convert;
+pub mod core;
+pub mod discovery;
 pub mod field;
 pub mod identity;
+pub mod inprocess;
 pub mod kinds;
+pub mod meta;
+pub mod metrics;
+pub mod names;
+pub mod negotiate;
+pub mod object;
 pub mod objects;
+pub mod openapi;
+pub mod paths;
+pub mod registry;
+pub mod request;
 pub mod resource;
+pub mod rest;
+pub mod selector;
+pub mod serve;
+pub mod server;
 pub mod status;
 pub mod strategy;
+pub mod table;
+pub mod typed;
+
+pub use config::Config;
+pub use inprocess::InProcess;
+pub use server::{ApiServer, StartError};

@@ -80,7 +80,7 @@ pub enum NameRule {
 /// The rules of one kind. Every method has the answer of a kind without special rules.
 #[async_trait]
 pub trait Strategy: Send + Sync + 'static {
-    /// How `metadata.name` is checked by the generic handlers.
+    /// How `metadata.name` is checked by the generic handlers, where it is not as the kind's row says.
     fn name_rule(&self) -> NameRule {
         NameRule::Subdomain
     }
@@ -93,7 +93,7 @@ pub trait Strategy: Send + Sync + 'static {
 
     /// Whether `metadata.generation` counts changes of the spec.
     fn counts_generation(&self, resource: &Resource) -> bool {
-        resource.has_subresource("status")
+        resource.generation
     }
 
     /// PUT to a missing object creates it.
@@ -106,9 +106,14 @@ pub trait Strategy: Send + Sync + 'static {
         true
     }
 
-    /// Seconds of grace a delete gets when it asks for none; `None`: deleted at once.
-    fn default_grace(&self, _object: &Value) -> Option<i64> {
-        None
+    /// Seconds of grace of a delete that asks for `requested`; `None`: the kind knows no grace and is deleted at once.
+    fn grace(&self, resource: &Resource, object: &Value, requested: Option<i64>) -> Option<i64> {
+        (resource.group.is_empty() && resource.plural == "pods").then(|| pod_grace(object, requested))
+    }
+
+    /// Whether something besides `metadata.finalizers` keeps an object that is being deleted.
+    fn holds_back_delete(&self, resource: &Resource, object: &Value) -> bool {
+        resource.is_namespaces() && object["spec"]["finalizers"].as_array().is_some_and(|f| !f.is_empty())
     }
 
     /// Fills in what is left out, on create, update and when read from an older store.
@@ -171,6 +176,18 @@ pub trait Strategy: Send + Sync + 'static {
     /// (`serviceaccounts/token`); `object` is the body. `None`: not of this kind.
     async fn respond(&self, _cx: &Context, _body: &Value) -> Option<Result<Value, Status>> {
         None
+    }
+}
+
+/// Grace of a Pod: what is asked for, else its own; none at all when no kubelet has it or it has ended.
+fn pod_grace(pod: &Value, requested: Option<i64>) -> i64 {
+    let ended = matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed"));
+    if ended || pod["spec"]["nodeName"].as_str().unwrap_or_default().is_empty() {
+        return 0;
+    }
+    match requested.or_else(|| pod["spec"]["terminationGracePeriodSeconds"].as_i64()).unwrap_or(30) {
+        negative if negative < 0 => 1,
+        seconds => seconds,
     }
 }
 

@@ -1,1 +1,73 @@
-//! controllers
+//! The controllers: loops that bring the cluster from what it is to what its objects ask for.
+//!
+//! One module per controller. Each has a pure core (objects in, actions out, tested as text) and a thin loop over
+//! shared caches that writes what the core decided. All are event-driven: an idle cluster costs nothing but open
+//! watches. Behaviour, Events and condition texts follow upstream's kube-controller-manager, because people and
+//! scripts read them.
+
+mod catalog;
+mod deployment;
+mod endpoints;
+mod events;
+mod expectations;
+#[cfg(test)]
+mod fake;
+#[cfg(test)]
+mod fixtures;
+mod gc;
+mod hash;
+mod informers;
+mod kit;
+#[cfg(test)]
+mod loops;
+mod meta;
+mod namespace;
+mod namespaced_defaults;
+mod podcontrol;
+mod pods;
+mod replicaset;
+
+use std::sync::Arc;
+
+use kube::Client;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::events::Recorder;
+use crate::informers::Informers;
+use crate::kit::Context;
+
+/// What the controllers need to know of the cluster.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The CA bundle (PEM) that `kube-root-ca.crt` publishes in every namespace.
+    pub ca_pem: String,
+    /// The addresses of all Pods; each node gets a part.
+    pub cluster_cidr: ipnet::IpNet,
+    /// The prefix length of a node's part; 24 gives 254 Pods a node.
+    pub node_cidr_mask: u8,
+}
+
+/// Runs all controllers until `stop`; returns when the last has ended.
+pub async fn run(client: Client, config: Config, stop: CancellationToken) {
+    let (recorder, writing) = Recorder::new(client.clone(), stop.clone());
+    let informers = Arc::new(Informers::start(&client));
+    let ctx = Context { client, informers, recorder, config: Arc::new(config), stop };
+    let mut running = JoinSet::new();
+    running.spawn(writing);
+    running.spawn(deployment::run(ctx.clone()));
+    running.spawn(replicaset::run(ctx.clone()));
+    running.spawn(replicaset::run_controllers(ctx.clone()));
+    running.spawn(endpoints::run_slices(ctx.clone()));
+    running.spawn(endpoints::run_endpoints(ctx.clone()));
+    running.spawn(endpoints::run_mirroring(ctx.clone()));
+    running.spawn(namespace::run(ctx.clone()));
+    running.spawn(namespaced_defaults::run_service_accounts(ctx.clone()));
+    running.spawn(namespaced_defaults::run_root_ca(ctx.clone()));
+    running.spawn(gc::run(ctx.clone()));
+    while let Some(ended) = running.join_next().await {
+        if let Err(error) = ended {
+            tracing::error!(%error, "a controller died");
+        }
+    }
+}

@@ -381,6 +381,7 @@ impl Display for Compared<'_> {
             Op::Any(mask) => f.write_str(&bits(self.0, *mask)),
             Op::Masked { mask, value } => write!(f, "& 0x{mask:08x} == 0x{value:08x}"),
             Op::Is(number) => f.write_str(&named(self.0, *number)),
+            Op::IsNot(number) => write!(f, "!= {}", named(self.0, *number)),
             Op::NameBegins(start) => write!(f, "\"{start}*\""),
         }
     }

@@ -225,10 +225,13 @@ fn matches(b: &mut Buffer, key: &Key, op: &Op) {
             bitwise(b, &mask.to_ne_bytes(), &[0; 4]);
             cmp(b, libc::NFT_CMP_EQ, &value.to_ne_bytes());
         }
-        Op::Is(number) => match key.data_type().len() {
-            1 => cmp(b, libc::NFT_CMP_EQ, &[*number as u8]),
-            _ => cmp(b, libc::NFT_CMP_EQ, &number.to_ne_bytes()),
-        },
+        Op::Is(number) | Op::IsNot(number) => {
+            let how = if matches!(op, Op::Is(_)) { libc::NFT_CMP_EQ } else { libc::NFT_CMP_NEQ };
+            match key.data_type().len() {
+                1 => cmp(b, how, &[*number as u8]),
+                _ => cmp(b, how, &number.to_ne_bytes()),
+            }
+        }
         Op::NameBegins(start) => cmp(b, libc::NFT_CMP_EQ, start.as_bytes()),
     }
 }

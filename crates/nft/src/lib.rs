@@ -5,6 +5,7 @@
 //!   the tool's language (`reject`, `policy`) work in the kernel, but such a listing does not load again: avoid them.
 //! * [`Batch`]: changes that the kernel commits together or not at all ([`Batch::apply`]). A refused change names the
 //!   object it was about.
+//! * [`masquerade`]: the one static rule of a host or a node.
 //! * [`conntrack`]: finds and deletes connection-tracking entries.
 //!
 //! Everything acts on the network namespace of the calling thread at the moment the [`Socket`] is opened.
@@ -19,6 +20,7 @@ mod display;
 mod encode;
 mod error;
 mod expr;
+pub mod masquerade;
 pub mod model;
 pub mod rule;
 mod socket;

@@ -129,6 +129,8 @@ pub enum Op {
     },
     /// Equal to a small number of the key's own width.
     Is(u32),
+    /// Not equal to a small number of the key's own width.
+    IsNot(u32),
     /// An interface name that begins so.
     NameBegins(&'static str),
 }

@@ -297,6 +297,7 @@ fn filter_rules_list_and_reload_as_printed() {
                         Stmt::Match(Key::IpSaddr, Op::Prefix([10, 244, 0, 0].into(), 16)),
                         Stmt::Match(Key::IpDaddr, Op::NotPrefix([10, 240, 0, 0].into(), 12)),
                         Stmt::Match(Key::CtDirection, Op::Is(0)),
+                        Stmt::Match(Key::FibSaddrType, Op::IsNot(fib_type::LOCAL)),
                         accept(),
                     ]),
                     rule(vec![
@@ -322,6 +323,21 @@ fn filter_rules_list_and_reload_as_printed() {
         ),
     ];
     check(&table);
+}
+
+#[test]
+fn masquerading_is_made_and_removed_without_a_trace() {
+    in_netns(|| {
+        let (inside, keep) = (["10.244.0.0/16".parse().unwrap()], ["192.168.49.0/24".parse().unwrap()]);
+        masquerade::remove("skiff-node").unwrap();
+        masquerade::ensure("skiff-node", &inside, &keep).unwrap();
+        masquerade::ensure("skiff-node", &inside, &keep).unwrap();
+        let expected: String =
+            masquerade::tables("skiff-node", &inside, &keep).iter().map(ToString::to_string).collect();
+        assert_eq!(expected, run("nft list ruleset"));
+        masquerade::remove("skiff-node").unwrap();
+        assert_eq!(run("nft list ruleset"), "");
+    });
 }
 
 #[test]

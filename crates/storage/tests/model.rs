@@ -24,7 +24,7 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 fn key(k: u8) -> String {
-    format!("/registry/{}/k{k}", if k % 2 == 0 { "pods" } else { "nodes" })
+    format!("/registry/{}/k{k}", if k.is_multiple_of(2) { "pods" } else { "nodes" })
 }
 
 type Model = BTreeMap<String, (Bytes, u64)>;

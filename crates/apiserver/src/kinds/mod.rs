@@ -1,5 +1,15 @@
 //! Rules per kind: defaults, validation, immutability, hooks. One [`Strategy`](crate::strategy::Strategy) each.
 
+pub mod checks;
+#[cfg(test)]
+pub(crate) mod fake;
+pub mod pod;
+pub mod quantity;
+mod report;
+pub mod selector;
+pub mod service;
+pub mod value;
+
 use std::sync::Arc;
 
 use crate::config::Config;

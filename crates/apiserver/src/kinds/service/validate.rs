@@ -1,0 +1,217 @@
+//! Validation of Services.
+
+use serde_json::{Value, json};
+
+use super::super::checks;
+use super::super::pod::container::port as port_or_name;
+use super::super::value::{entries, int, list, text, unset};
+use super::defaults::{
+    externally_accessible, headless, needs_cluster_ip, needs_health_port, needs_node_port,
+};
+use crate::field::{FieldError, FieldErrors};
+
+/// A whole Service.
+pub fn service(object: &Value, errors: &mut FieldErrors) {
+    let spec = &object["spec"];
+    let kind = text(spec, "type");
+    errors.one_of(spec, "spec", "type", &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"]);
+    if list(spec, "ports").is_empty() && !headless(spec) && kind != "ExternalName" {
+        errors.push(FieldError::required("spec.ports", ""));
+    }
+    by_type(spec, errors);
+    ports(spec, errors);
+    for (key, value) in entries(spec, "selector") {
+        errors.messages("spec.selector", key.as_str(), checks::qualified_name(key));
+        let value = value.as_str().unwrap_or_default();
+        errors.messages("spec.selector", value, checks::label_value(value));
+    }
+    affinity(spec, errors);
+    addresses(spec, errors);
+    traffic(spec, errors);
+}
+
+fn by_type(spec: &Value, errors: &mut FieldErrors) {
+    let ips = list(spec, "clusterIPs");
+    match text(spec, "type") {
+        "LoadBalancer" | "NodePort" if headless(spec) => {
+            let why = format!("may not be set to 'None' for {} services", text(spec, "type"));
+            errors.push(FieldError::invalid("spec.clusterIPs[0]", "None", why));
+        }
+        "ExternalName" => {
+            let why = "may not be set when `type` is 'ExternalName'";
+            if !ips.is_empty() {
+                errors.push(FieldError::forbidden("spec.clusterIPs", why));
+            }
+            let name = text(spec, "externalName");
+            if name.is_empty() {
+                errors.push(FieldError::required("spec.externalName", ""));
+            } else {
+                let bare = name.strip_suffix('.').unwrap_or(name);
+                errors.messages("spec.externalName", name, checks::dns1123_subdomain(bare));
+            }
+        }
+        _ => {}
+    }
+    if needs_cluster_ip(spec) {
+        for (i, ip) in ips.iter().enumerate().filter(|(i, ip)| *i > 0 || **ip != "None") {
+            let ip = ip.as_str().unwrap_or_default();
+            errors.messages(&format!("spec.clusterIPs[{i}]"), ip, checks::ip(ip));
+        }
+        if let Some(first) = ips.first()
+            && text(spec, "clusterIP") != first
+        {
+            let why = "must be set to the first element of clusterIPs";
+            errors.push(FieldError::invalid("spec.clusterIP", text(spec, "clusterIP"), why));
+        }
+    }
+}
+
+fn ports(spec: &Value, errors: &mut FieldErrors) {
+    let all = list(spec, "ports");
+    let mut names: Vec<&str> = Vec::new();
+    let mut numbers: Vec<(&str, i64)> = Vec::new();
+    let mut node_ports: Vec<(&str, i64)> = Vec::new();
+    for (i, port) in all.iter().enumerate() {
+        let path = format!("spec.ports[{i}]");
+        let name = text(port, "name");
+        if name.is_empty() {
+            if all.len() > 1 {
+                errors.push(FieldError::required(format!("{path}.name"), ""));
+            }
+        } else {
+            errors.messages(&format!("{path}.name"), name, checks::dns1123_label(name));
+            if names.contains(&name) {
+                errors.push(FieldError::duplicate(format!("{path}.name"), name));
+            }
+            names.push(name);
+        }
+        let number = int(port, "port").unwrap_or(0);
+        errors.messages(&format!("{path}.port"), number, checks::port_number(number));
+        errors.one_of(port, &path, "protocol", &["SCTP", "TCP", "UDP"]);
+        port_or_name(&port["targetPort"], &format!("{path}.targetPort"), errors);
+        let protocol = text(port, "protocol");
+        if numbers.contains(&(protocol, number)) {
+            errors.push(FieldError::duplicate(&path, json!({"protocol": protocol, "port": number})));
+        }
+        numbers.push((protocol, number));
+        node_port(spec, port, &path, &mut node_ports, errors);
+    }
+}
+
+fn node_port<'a>(
+    spec: &Value,
+    port: &'a Value,
+    path: &str,
+    seen: &mut Vec<(&'a str, i64)>,
+    errors: &mut FieldErrors,
+) {
+    let Some(number) = int(port, "nodePort").filter(|n| *n != 0) else { return };
+    let path = format!("{path}.nodePort");
+    let kind = text(spec, "type");
+    if matches!(kind, "ClusterIP" | "ExternalName") {
+        let why = format!("may not be used when `type` is '{kind}'");
+        errors.push(FieldError::forbidden(path, why));
+        return;
+    }
+    debug_assert!(needs_node_port(spec) || kind == "LoadBalancer");
+    let id = (text(port, "protocol"), number);
+    if seen.contains(&id) {
+        errors.push(FieldError::duplicate(path, number));
+    }
+    seen.push(id);
+}
+
+fn affinity(spec: &Value, errors: &mut FieldErrors) {
+    errors.one_of(spec, "spec", "sessionAffinity", &["ClientIP", "None"]);
+    let client = &spec["sessionAffinityConfig"]["clientIP"];
+    if let Some(seconds) = int(client, "timeoutSeconds")
+        && !(1..=86400).contains(&seconds)
+    {
+        let path = "spec.sessionAffinityConfig.clientIP.timeoutSeconds";
+        errors.push(FieldError::invalid(path, seconds, "must be greater than 0 and less than 86400"));
+    }
+}
+
+fn addresses(spec: &Value, errors: &mut FieldErrors) {
+    for (i, ip) in list(spec, "externalIPs").iter().enumerate() {
+        let path = format!("spec.externalIPs[{i}]");
+        let ip = ip.as_str().unwrap_or_default();
+        let Ok(address) = ip.parse::<std::net::IpAddr>() else {
+            errors.messages(&path, ip, checks::ip(ip));
+            continue;
+        };
+        if address.is_unspecified() {
+            errors.push(FieldError::invalid(&path, ip, format!("may not be unspecified ({ip})")));
+        }
+        if address.is_loopback() {
+            let why = "may not be in the loopback range (127.0.0.0/8, ::1/128)";
+            errors.push(FieldError::invalid(&path, ip, why));
+        }
+        if address.is_multicast() {
+            let why = "may not be in the multicast range (224.0.0.0/4, ff00::/8)";
+            errors.push(FieldError::invalid(&path, ip, why));
+        }
+    }
+    for (i, range) in list(spec, "loadBalancerSourceRanges").iter().enumerate() {
+        let range = range.as_str().unwrap_or_default();
+        errors.messages(&format!("spec.loadBalancerSourceRanges[{i}]"), range, checks::cidr(range));
+    }
+    if !unset(&spec["loadBalancerClass"]) && text(spec, "type") != "LoadBalancer" {
+        let why = "may only be used when `type` is 'LoadBalancer'";
+        errors.push(FieldError::forbidden("spec.loadBalancerClass", why));
+    }
+}
+
+fn traffic(spec: &Value, errors: &mut FieldErrors) {
+    let external = text(spec, "externalTrafficPolicy");
+    if externally_accessible(spec) {
+        errors.one_of(spec, "spec", "externalTrafficPolicy", &["Cluster", "Local"]);
+    } else if !external.is_empty() {
+        let why = "may only be set for externally-accessible services";
+        errors.push(FieldError::invalid("spec.externalTrafficPolicy", external, why));
+    }
+    errors.optional_one_of(spec, "spec", "internalTrafficPolicy", &["Cluster", "Local"]);
+    if int(spec, "healthCheckNodePort").is_some_and(|n| n != 0) && !needs_health_port(spec) {
+        let why = "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'";
+        errors.push(FieldError::invalid(
+            "spec.healthCheckNodePort",
+            spec["healthCheckNodePort"].clone(),
+            why,
+        ));
+    }
+    errors.optional_one_of(spec, "spec", "trafficDistribution", &["PreferClose"]);
+    let policies = ["PreferDualStack", "RequireDualStack", "SingleStack"];
+    errors.optional_one_of(spec, "spec", "ipFamilyPolicy", &policies);
+    for (i, family) in list(spec, "ipFamilies").iter().enumerate() {
+        if family != "IPv4" && family != "IPv6" {
+            let path = format!("spec.ipFamilies[{i}]");
+            errors.push(FieldError::not_supported(path, family.clone(), &["IPv4", "IPv6"]));
+        }
+    }
+}
+
+/// What may not change.
+pub fn update(new: &Value, old: &Value, errors: &mut FieldErrors) {
+    let (spec, before) = (&new["spec"], &old["spec"]);
+    if !needs_cluster_ip(spec) || !needs_cluster_ip(before) {
+        return;
+    }
+    let (ips, olds) = (list(spec, "clusterIPs"), list(before, "clusterIPs"));
+    let Some(first) = olds.first() else { return };
+    match ips.first() {
+        None => {
+            let why = "primary clusterIP can not be unset";
+            errors.push(FieldError::invalid("spec.clusterIPs[0]", json!(ips), why));
+        }
+        Some(ip) if ip != first => {
+            errors.push(FieldError::invalid("spec.clusterIPs[0]", json!(ips), "may not change once set"));
+        }
+        Some(_) => {}
+    }
+    if let (Some(family), Some(old)) = (list(spec, "ipFamilies").first(), list(before, "ipFamilies").first())
+        && family != old
+    {
+        let why = "may not change once set";
+        errors.push(FieldError::invalid("spec.ipFamilies[0]", spec["ipFamilies"].clone(), why));
+    }
+}

@@ -1,0 +1,321 @@
+//! Label and field selectors: parsed once per request, matched against every object of a list or watch.
+//!
+//! Grammar: <https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#label-selectors>.
+
+use serde_json::Value;
+
+use crate::names;
+use crate::resource::{Resource, SelectableField};
+use crate::status::Status;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Operator {
+    In,
+    NotIn,
+    Exists,
+    Missing,
+    Greater(i64),
+    Less(i64),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Requirement {
+    key: String,
+    operator: Operator,
+    values: Vec<String>,
+}
+
+/// A parsed label selector; empty matches everything.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LabelSelector(Vec<Requirement>);
+
+impl LabelSelector {
+    /// Parses the query parameter `labelSelector`.
+    ///
+    /// # Errors
+    /// 400 that says where the text stops making sense.
+    pub fn parse(text: &str) -> Result<Self, Status> {
+        let fail = |why: String| Status::bad_request(format!("unable to parse requirement: {why}"));
+        let mut out = Vec::new();
+        for part in split_requirements(text) {
+            out.push(requirement(part.trim()).map_err(fail)?);
+        }
+        Ok(LabelSelector(out))
+    }
+
+    /// From a `meta/v1.LabelSelector` object; `None` for one that cannot be understood.
+    pub fn from_object(selector: &Value) -> Option<Self> {
+        let mut out = Vec::new();
+        for (key, value) in selector["matchLabels"].as_object().into_iter().flatten() {
+            let values = vec![value.as_str()?.to_owned()];
+            out.push(Requirement { key: key.clone(), operator: Operator::In, values });
+        }
+        for expression in selector["matchExpressions"].as_array().into_iter().flatten() {
+            let operator = match expression["operator"].as_str()? {
+                "In" => Operator::In,
+                "NotIn" => Operator::NotIn,
+                "Exists" => Operator::Exists,
+                "DoesNotExist" => Operator::Missing,
+                _ => return None,
+            };
+            let values = expression["values"].as_array().into_iter().flatten();
+            let values = values.filter_map(Value::as_str).map(str::to_owned).collect();
+            out.push(Requirement { key: expression["key"].as_str()?.to_owned(), operator, values });
+        }
+        Some(LabelSelector(out))
+    }
+
+    /// Whether everything matches.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether an object's `metadata.labels` match.
+    pub fn matches(&self, labels: &Value) -> bool {
+        self.0.iter().all(|r| r.matches(labels.get(&r.key).and_then(Value::as_str)))
+    }
+}
+
+impl Requirement {
+    fn matches(&self, value: Option<&str>) -> bool {
+        let number = |v: &str| v.parse::<i64>().ok();
+        match (&self.operator, value) {
+            (Operator::In, Some(v)) => self.values.iter().any(|w| w == v),
+            (Operator::NotIn, Some(v)) => !self.values.iter().any(|w| w == v),
+            (Operator::Exists, value) => value.is_some(),
+            (Operator::Missing, value) => value.is_none(),
+            (Operator::Greater(n), Some(v)) => number(v).is_some_and(|v| v > *n),
+            (Operator::Less(n), Some(v)) => number(v).is_some_and(|v| v < *n),
+            (Operator::In | Operator::Greater(_) | Operator::Less(_), None) => false,
+            (Operator::NotIn, None) => true,
+        }
+    }
+}
+
+/// Splits at commas outside of parentheses.
+fn split_requirements(text: &str) -> Vec<&str> {
+    let (mut depth, mut start, mut out) = (0i32, 0, Vec::new());
+    if text.trim().is_empty() {
+        return out;
+    }
+    for (i, c) in text.char_indices() {
+        match c {
+            '(' => depth += 1,
+            ')' => depth -= 1,
+            ',' if depth <= 0 => {
+                out.push(&text[start..i]);
+                start = i + 1;
+            }
+            _ => {}
+        }
+    }
+    out.push(&text[start..]);
+    out
+}
+
+fn requirement(text: &str) -> Result<Requirement, String> {
+    if let Some(key) = text.strip_prefix('!') {
+        return checked(key.trim(), Operator::Missing, Vec::new());
+    }
+    for (symbol, operator) in [("!=", Operator::NotIn), ("==", Operator::In), ("=", Operator::In)] {
+        if let Some((key, value)) = text.split_once(symbol) {
+            return checked(key.trim(), operator, vec![value.trim().into()]);
+        }
+    }
+    for symbol in ['>', '<'] {
+        if let Some((key, value)) = text.split_once(symbol) {
+            let value = value.trim();
+            let number = value.parse().map_err(|_| {
+                format!("values[0][{key}]: Invalid value: {value:?}: for 'Gt', 'Lt' operators, the value must be an integer")
+            })?;
+            let operator = if symbol == '>' { Operator::Greater(number) } else { Operator::Less(number) };
+            return checked(key.trim(), operator, Vec::new());
+        }
+    }
+    if let Some((head, list)) = text.split_once('(') {
+        let (key, word) = head
+            .trim()
+            .rsplit_once(char::is_whitespace)
+            .ok_or_else(|| format!("found '(', expected: identifier in {text:?}"))?;
+        let operator = match word {
+            "in" => Operator::In,
+            "notin" => Operator::NotIn,
+            other => return Err(format!("found '{other}', expected: in, notin, =, ==, !=, gt, lt")),
+        };
+        let list =
+            list.trim_end().strip_suffix(')').ok_or_else(|| "found '', expected: ',' or ')'".to_owned())?;
+        return checked(key.trim(), operator, list.split(',').map(|v| v.trim().to_owned()).collect());
+    }
+    checked(text, Operator::Exists, Vec::new())
+}
+
+fn checked(key: &str, operator: Operator, values: Vec<String>) -> Result<Requirement, String> {
+    if key.is_empty() {
+        return Err("found '', expected: !, identifier, or 'end of string'".into());
+    }
+    if key.contains(char::is_whitespace) {
+        let word = key.split_whitespace().nth(1).unwrap_or_default();
+        return Err(format!("found '{word}', expected: in, notin, =, ==, !=, gt, lt"));
+    }
+    if let Err(problems) = names::qualified_name(key) {
+        return Err(format!("key: Invalid value: {key:?}: {}", problems.join("; ")));
+    }
+    for value in &values {
+        if let Err(problems) = names::label_value(value) {
+            return Err(format!("values[0][{key}]: Invalid value: {value:?}: {}", problems.join("; ")));
+        }
+    }
+    Ok(Requirement { key: key.into(), operator, values })
+}
+
+/// A parsed field selector, bound to the fields of a resource.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FieldSelector {
+    /// Only this name.
+    pub name: Option<String>,
+    /// Only this namespace.
+    pub namespace: Option<String>,
+    terms: Vec<(Field, bool, String)>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Field {
+    Name,
+    Namespace,
+    Own(SelectableField),
+}
+
+impl FieldSelector {
+    /// Parses the query parameter `fieldSelector`.
+    ///
+    /// # Errors
+    /// 400 for a malformed text or a field that the kind does not offer.
+    pub fn parse(text: &str, resource: &Resource) -> Result<Self, Status> {
+        let mut out = FieldSelector::default();
+        for part in text.split(',').filter(|p| !p.is_empty()) {
+            let (key, equal, value) = split_term(part).ok_or_else(|| {
+                Status::bad_request(format!("invalid selector: '{part}'; can't understand '{part}'"))
+            })?;
+            let field = find_field(key, resource)?;
+            match (&field, equal) {
+                (Field::Name, true) if out.name.is_none() => out.name = Some(value.to_owned()),
+                (Field::Namespace, true) if out.namespace.is_none() => out.namespace = Some(value.to_owned()),
+                _ => out.terms.push((field, equal, value.to_owned())),
+            }
+        }
+        Ok(out)
+    }
+
+    /// Whether more than name and namespace (which keys show) must be looked at.
+    pub fn needs_object(&self) -> bool {
+        !self.terms.is_empty()
+    }
+
+    /// Whether everything matches.
+    pub fn is_empty(&self) -> bool {
+        self.name.is_none() && self.namespace.is_none() && self.terms.is_empty()
+    }
+
+    /// Whether name and namespace match.
+    pub fn matches_key(&self, namespace: &str, name: &str) -> bool {
+        self.name.as_deref().is_none_or(|n| n == name)
+            && self.namespace.as_deref().is_none_or(|n| n == namespace)
+    }
+
+    /// Whether the other terms match the stored object.
+    pub fn matches(&self, object: &Value) -> bool {
+        self.terms.iter().all(|(field, equal, wanted)| {
+            let (pointer, absent) = match field {
+                Field::Name => ("/metadata/name", ""),
+                Field::Namespace => ("/metadata/namespace", ""),
+                Field::Own(own) => (own.pointer, own.absent),
+            };
+            (render(object.pointer(pointer), absent) == *wanted) == *equal
+        })
+    }
+}
+
+fn render(value: Option<&Value>, absent: &str) -> String {
+    match value {
+        None | Some(Value::Null) => absent.into(),
+        Some(Value::String(text)) => text.clone(),
+        Some(other) => other.to_string(),
+    }
+}
+
+fn split_term(part: &str) -> Option<(&str, bool, &str)> {
+    if let Some((k, v)) = part.split_once("!=") {
+        return Some((k, false, v));
+    }
+    part.split_once("==").or_else(|| part.split_once('=')).map(|(k, v)| (k, true, v))
+}
+
+fn find_field(key: &str, resource: &Resource) -> Result<Field, Status> {
+    if key == "metadata.name" {
+        return Ok(Field::Name);
+    }
+    if key == "metadata.namespace" && (resource.namespaced || !resource.fields.is_empty()) {
+        return Ok(Field::Namespace);
+    }
+    if let Some(own) = resource.fields.iter().find(|f| f.label == key) {
+        return Ok(Field::Own(*own));
+    }
+    Err(Status::bad_request(if resource.fields.is_empty() {
+        format!("{key:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"")
+    } else {
+        format!("field label not supported: {key}")
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn label_selectors() {
+        let labels = json!({"app": "web", "tier": "1"});
+        for (text, matches) in [
+            ("", true),
+            ("app=web", true),
+            ("app==web,tier=1", true),
+            ("app!=web", false),
+            ("other!=x", true),
+            ("app in (db, web)", true),
+            ("app notin (db),tier", true),
+            ("!app", false),
+            ("!other", true),
+            ("tier>0", true),
+            ("tier<1", false),
+            ("x.y/z=", false),
+        ] {
+            assert_eq!(LabelSelector::parse(text).unwrap().matches(&labels), matches, "{text}");
+        }
+        for bad in ["app=a b", "=x", ",", "app in x", "app foo (x)", "a in (x"] {
+            assert_eq!(LabelSelector::parse(bad).unwrap_err().code(), 400, "{bad}");
+        }
+    }
+
+    #[test]
+    fn field_selectors() {
+        let pods = crate::builtin::resources().into_iter().find(|r| r.plural == "pods").unwrap();
+        let pod =
+            json!({"metadata": {"name": "p"}, "spec": {"nodeName": "n"}, "status": {"phase": "Running"}});
+        for (text, matches) in [
+            ("spec.nodeName=n", true),
+            ("spec.nodeName!=n", false),
+            ("status.phase==Running,spec.hostNetwork=false", true),
+            ("status.podIP=", true),
+        ] {
+            assert_eq!(FieldSelector::parse(text, &pods).unwrap().matches(&pod), matches, "{text}");
+        }
+        let named = FieldSelector::parse("metadata.name=p,metadata.namespace=d", &pods).unwrap();
+        assert!(named.matches_key("d", "p") && !named.matches_key("d", "q") && !named.needs_object());
+        assert_eq!(
+            FieldSelector::parse("spec.x=1", &pods).unwrap_err().message(),
+            "field label not supported: spec.x"
+        );
+    }
+}

@@ -1,0 +1,192 @@
+//! From HTTP to verbs and back: who asks, may they, what do they ask for.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use futures::StreamExt as _;
+use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use http::{Method, Request, Response};
+use http_body::Frame;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Full, StreamBody};
+use parking_lot::Mutex;
+use storage::Store;
+
+use crate::auth::{self, Auth};
+use crate::backend::Backend;
+use crate::config::Config;
+use crate::connect;
+use crate::core::{Call, Core};
+use crate::identity::{Attributes, UserInfo};
+use crate::metrics::Metrics;
+use crate::objects::Objects;
+use crate::paths;
+use crate::request::{self, Query, ResourcePath};
+use crate::rest;
+use crate::rest::answer::{Answer, JSON, Payload};
+use crate::status::Status;
+
+/// What can go wrong with a body.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Bodies of requests and answers.
+pub type Body = UnsyncBoxBody<Bytes, BoxError>;
+
+/// A whole body.
+pub fn full(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
+}
+
+/// Marks a request of a component of this process: it needs no credentials. Only [`crate::inprocess`] sets it; it
+/// cannot come in from the network.
+#[derive(Debug, Clone)]
+pub struct Trusted(pub Arc<UserInfo>);
+
+/// An API server could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Keys or certificates are unusable.
+    #[error("set up authentication: {0}")]
+    Auth(#[from] auth::AuthError),
+    /// The objects every cluster has could not be made.
+    #[error("make the first objects of the cluster: {0}")]
+    Bootstrap(Status),
+}
+
+/// The API server.
+pub struct ApiServer {
+    pub(crate) core: Arc<Core>,
+    pub(crate) auth: Auth,
+    objects: Arc<dyn Objects>,
+    pub(crate) metrics: Metrics,
+    pub(crate) documents: paths::Documents,
+}
+
+impl ApiServer {
+    /// Sets up the server over a store and makes the objects that every cluster has.
+    ///
+    /// # Errors
+    /// Unusable keys, a store that does not take writes.
+    pub async fn new(config: Config, store: Arc<dyn Store>) -> Result<Arc<Self>, StartError> {
+        let core = Arc::new(Core::new(config, store));
+        let objects: Arc<dyn Objects> = Arc::new(Backend::new(core.clone()));
+        let auth = auth::new(&core.config, objects.clone())?;
+        auth::bootstrap::ensure(&core.config, objects.as_ref()).await.map_err(StartError::Bootstrap)?;
+        let (metrics, documents) = (Metrics::default(), paths::Documents::default());
+        Ok(Arc::new(ApiServer { core, auth, objects, metrics, documents }))
+    }
+
+    /// Direct access to the objects, for code of this process that must not depend on HTTP.
+    pub fn objects(&self) -> Arc<dyn Objects> {
+        self.objects.clone()
+    }
+
+    /// Answers one request. Never fails: failures are Status objects.
+    pub async fn handle(self: Arc<Self>, request: Request<Body>) -> Response<Body> {
+        let started = Instant::now();
+        let query = Query::parse(request.uri().query());
+        let path = request::resource_path(request.uri().path());
+        let attributes = request::attributes(request.method(), request.uri().path(), path.as_ref(), &query);
+        let warnings = Arc::new(Mutex::new(Vec::new()));
+        let result = self.route(request, &attributes, path, query, &warnings).await;
+        let mut response = match result {
+            Ok(answer) => respond(answer),
+            Err(status) => respond_status(&status),
+        };
+        add_warnings(&mut response, &warnings.lock());
+        self.metrics.count(&attributes, response.status().as_u16(), started.elapsed());
+        response
+    }
+
+    async fn route(
+        &self,
+        request: Request<Body>,
+        attributes: &Attributes,
+        path: Option<ResourcePath>,
+        query: Query,
+        warnings: &Arc<Mutex<Vec<String>>>,
+    ) -> Result<Answer, Status> {
+        let (parts, body) = request.into_parts();
+        let user = match parts.extensions.get::<Trusted>() {
+            Some(trusted) => UserInfo::clone(&trusted.0),
+            None => {
+                let found =
+                    self.auth.authenticator.authenticate(&parts, self.auth.authorizer.as_ref()).await?;
+                found.unwrap_or_else(UserInfo::anonymous)
+            }
+        };
+        let decision = self.auth.authorizer.authorize(&user, attributes).await;
+        if !decision.allowed {
+            return Err(auth::forbidden(&user, attributes, &decision.reason));
+        }
+        let Some(path) = path else {
+            return paths::answer(self, &parts, &query).await;
+        };
+        let registry = self.core.registry.load();
+        let row =
+            registry.get(&path.group, &path.version, &path.resource).ok_or_else(Status::path_not_found)?;
+        if !row.namespaced && !path.namespace.is_empty() && !row.is_namespaces() {
+            return Err(Status::path_not_found());
+        }
+        if row.namespaced && path.namespace.is_empty() && !cluster_wide(&parts.method, &path) {
+            return Err(Status::method_not_allowed());
+        }
+        drop(registry);
+        let access = (self.objects.clone(), self.auth.authorizer.clone());
+        let mut call = Call::new(&self.core, row, &path, query, user, access);
+        call.cx.warnings = warnings.clone();
+        call.headers = parts.headers.clone();
+        if connect::is_connection(&call) {
+            return connect::connect(&call, Request::from_parts(parts, body)).await;
+        }
+        let bytes = crate::body::read(body).await?;
+        rest::dispatch(call, &parts.method, bytes).await
+    }
+}
+
+/// Collections of namespaced kinds can be read over all namespaces, nothing else.
+fn cluster_wide(method: &Method, path: &ResourcePath) -> bool {
+    path.name.is_empty() && matches!(*method, Method::GET | Method::HEAD)
+}
+
+fn respond(answer: Answer) -> Response<Body> {
+    let body = match answer.payload {
+        Payload::Whole(bytes) => full(bytes),
+        Payload::Stream(stream) => StreamBody::new(stream.map(|chunk| Ok(Frame::data(chunk)))).boxed_unsync(),
+        Payload::Raw(response) => return *response,
+    };
+    let mut response = Response::new(body);
+    *response.status_mut() = http::StatusCode::from_u16(answer.code).unwrap_or_default();
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(answer.content_type));
+    headers.insert("cache-control", HeaderValue::from_static("no-cache, private"));
+    response
+}
+
+/// A failure as HTTP.
+pub fn respond_status(status: &Status) -> Response<Body> {
+    let mut response =
+        respond(Answer::bytes(status.code(), JSON, status.to_value().to_string().into_bytes()));
+    if let Some(seconds) = status.details().map(|d| d.retry_after_seconds).filter(|s| *s > 0) {
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    response
+}
+
+/// `Warning: 299 - "text"`, once per text.
+fn add_warnings(response: &mut Response<Body>, warnings: &[String]) {
+    const WARNING: HeaderName = HeaderName::from_static("warning");
+    let mut seen: Vec<&String> = Vec::new();
+    for text in warnings {
+        if seen.contains(&text) {
+            continue;
+        }
+        seen.push(text);
+        let clean: String = text.chars().filter(|c| !c.is_control()).collect();
+        let quoted = clean.replace('\\', "\\\\").replace('"', "\\\"");
+        if let Ok(value) = HeaderValue::from_bytes(format!("299 - \"{quoted}\"").as_bytes()) {
+            response.headers_mut().append(WARNING, value);
+        }
+    }
+}

@@ -1,0 +1,298 @@
+//! The loops against an API server in memory: what users see of several controllers working together.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::fmt::Debug;
+use std::time::Duration;
+
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Namespace, Pod, Service, ServiceAccount};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::{Client, Resource};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::fake::Fake;
+use crate::{Config, meta};
+
+/// A server with all controllers at work, stopped when dropped.
+struct World {
+    fake: Fake,
+    client: Client,
+    _stop: DropGuard,
+}
+
+fn config() -> Config {
+    Config { ca_pem: "the root".into(), cluster_cidr: "10.244.0.0/16".parse().unwrap(), node_cidr_mask: 24 }
+}
+
+impl World {
+    fn start() -> Self {
+        let fake = Fake::new();
+        let client = fake.client();
+        let stop = CancellationToken::new();
+        tokio::spawn(crate::run(client.clone(), config(), stop.clone()));
+        Self { fake, client, _stop: stop.drop_guard() }
+    }
+
+    fn api<K: Resource<DynamicType = (), Scope = NamespaceResourceScope>>(&self) -> Api<K> {
+        Api::namespaced(self.client.clone(), "ns")
+    }
+
+    async fn create<K>(&self, object: Value) -> K
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+        K: Clone + Debug + DeserializeOwned + serde::Serialize,
+    {
+        let object = serde_json::from_value(object).unwrap();
+        self.api::<K>().create(&PostParams::default(), &object).await.unwrap()
+    }
+
+    async fn patch<K>(&self, name: &str, change: Value)
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+        K: Clone + Debug + DeserializeOwned,
+    {
+        self.api::<K>().patch(name, &PatchParams::default(), &Patch::Merge(change)).await.unwrap();
+    }
+
+    async fn list<K>(&self) -> Vec<K>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+        K: Clone + Debug + DeserializeOwned,
+    {
+        self.api::<K>().list(&ListParams::default()).await.unwrap().items
+    }
+
+    /// Makes every Pod run and be ready.
+    async fn kubelet(&self) {
+        for pod in self.list::<Pod>().await {
+            if crate::pods::ready(&pod) {
+                continue;
+            }
+            let now = meta::time(jiff::Timestamp::now());
+            let status = json!({"status": {"phase": "Running", "podIP": "10.244.0.9", "podIPs": [{"ip": "10.244.0.9"}],
+                "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": now}]}});
+            let name = meta::name(&pod.metadata);
+            // The Pod may be gone by now.
+            let _ =
+                self.api::<Pod>().patch_status(name, &PatchParams::default(), &Patch::Merge(status)).await;
+        }
+    }
+}
+
+/// Tries until `holds` does; two thousand tries of five milliseconds.
+async fn eventually<F: Future<Output = bool>>(what: &str, holds: impl Fn() -> F) {
+    for _ in 0..2000 {
+        if holds().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("never: {what}");
+}
+
+fn web(image: &str, replicas: i32) -> Value {
+    json!({"metadata": {"name": "web"}, "spec": {
+        "replicas": replicas, "selector": {"matchLabels": {"app": "web"}}, "progressDeadlineSeconds": 600,
+        "template": {"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"name": "c", "image": image}]}}}})
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deployment_makes_rolls_and_scales() {
+    let world = World::start();
+    world.create::<Deployment>(web("nginx:1", 3)).await;
+    let settled = |revision: &'static str, replicas: i32| {
+        let world = &world;
+        eventually("the rollout is complete", move || async move {
+            world.kubelet().await;
+            let d = world.api::<Deployment>().get("web").await.unwrap();
+            let status = d.status.clone().unwrap_or_default();
+            status.observed_generation == d.metadata.generation
+                && meta::annotations(&d.metadata).get("deployment.kubernetes.io/revision").map(String::as_str)
+                    == Some(revision)
+                && [status.replicas, status.updated_replicas, status.available_replicas]
+                    == [Some(replicas); 3]
+                && status
+                    .conditions
+                    .iter()
+                    .flatten()
+                    .any(|c| c.reason.as_deref() == Some("NewReplicaSetAvailable"))
+        })
+    };
+    settled("1", 3).await;
+    let first = meta::name(&world.list::<ReplicaSet>().await[0].metadata).to_owned();
+    assert!(
+        world
+            .fake
+            .events_of("web")
+            .contains(&format!("ScalingReplicaSet: Scaled up replica set {first} from 0 to 3"))
+    );
+    eventually("three pods are told", || async { world.fake.events_of(&first).len() == 3 }).await;
+    let new = json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": "nginx:2"}]}}}});
+    world.patch::<Deployment>("web", new).await;
+    settled("2", 3).await;
+    world.patch::<Deployment>("web", json!({"spec": {"replicas": 20}})).await;
+    settled("2", 20).await;
+    assert_eq!(world.list::<Pod>().await.len(), 20);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_set_replaces_adopts_and_releases() {
+    let world = World::start();
+    let label = json!({"app": "web"});
+    let orphan = json!({"metadata": {"name": "orphan", "labels": label}, "spec": {"containers": []}});
+    world.create::<Pod>(orphan).await;
+    world.create::<ReplicaSet>(web("nginx:1", 3)).await;
+    let count = |n: usize| {
+        let world = &world;
+        eventually("the number of pods", move || async move {
+            let pods = world.list::<Pod>().await;
+            let owned = |p: &&Pod| meta::controller_of(&p.metadata).is_some_and(|r| r.name == "web");
+            pods.iter().filter(owned).count() == n
+                && world
+                    .api::<ReplicaSet>()
+                    .get("web")
+                    .await
+                    .unwrap()
+                    .status
+                    .is_some_and(|s| s.replicas == n as i32)
+        })
+    };
+    count(3).await;
+    assert_eq!(world.list::<Pod>().await.len(), 3, "the orphan was adopted, not added to");
+    world.api::<Pod>().delete("orphan", &DeleteParams::default()).await.unwrap();
+    count(3).await;
+    let pod = world.list::<Pod>().await.remove(0);
+    world.patch::<Pod>(meta::name(&pod.metadata), json!({"metadata": {"labels": {"app": "other"}}})).await;
+    eventually("the released pod lives on", || async { world.list::<Pod>().await.len() == 4 }).await;
+    count(3).await;
+    // Bursts of changes never over-create.
+    world.patch::<ReplicaSet>("web", json!({"spec": {"replicas": 50}})).await;
+    world.patch::<ReplicaSet>("web", json!({"spec": {"replicas": 10}})).await;
+    world.patch::<ReplicaSet>("web", json!({"spec": {"replicas": 30}})).await;
+    count(30).await;
+    assert_eq!(world.list::<Pod>().await.len(), 31);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_gets_endpoints_and_slices_that_agree() {
+    let world = World::start();
+    let spec = json!({"clusterIP": "10.96.0.7", "selector": {"app": "web"}, "ports": [{"port": 80}]});
+    world.create::<Service>(json!({"metadata": {"name": "web"}, "spec": spec})).await;
+    let slices = || async { world.list::<EndpointSlice>().await };
+    let ready = |n: usize| {
+        let world = &world;
+        eventually("slices and endpoints follow", move || async move {
+            world.kubelet().await;
+            let slices = world.list::<EndpointSlice>().await;
+            let behind = slices.iter().map(|s| s.endpoints.len()).sum::<usize>();
+            let classic = world.api::<Endpoints>().get_opt("web").await.unwrap();
+            let subsets = classic.and_then(|c| c.subsets).unwrap_or_default();
+            let addresses = subsets.iter().flat_map(|s| s.addresses.iter().flatten()).count();
+            slices.len() == 1 && behind == n && addresses == n
+        })
+    };
+    ready(0).await;
+    let placeholder = slices().await.remove(0);
+    assert!(meta::name(&placeholder.metadata).starts_with("web-"));
+    world.create::<Deployment>(web("nginx:1", 3)).await;
+    ready(3).await;
+    assert_eq!(slices().await[0].metadata.uid, placeholder.metadata.uid);
+    // A slice deleted by hand comes back.
+    let name = placeholder.metadata.name.unwrap();
+    world.api::<EndpointSlice>().delete(&name, &DeleteParams::default()).await.unwrap();
+    ready(3).await;
+    // Hand-written Endpoints of a selectorless Service are mirrored, and the mirror goes with them.
+    world.create::<Service>(json!({"metadata": {"name": "db"}, "spec": {"ports": [{"port": 5432}]}})).await;
+    let subsets = json!([{"addresses": [{"ip": "192.0.2.1"}], "ports": [{"port": 5432}]}]);
+    world.create::<Endpoints>(json!({"metadata": {"name": "db"}, "subsets": subsets})).await;
+    eventually("the mirror", || async {
+        slices().await.iter().any(|s| s.endpoints.iter().any(|e| e.addresses == ["192.0.2.1"]))
+    })
+    .await;
+    world.api::<Endpoints>().delete("db", &DeleteParams::default()).await.unwrap();
+    eventually("the mirror is gone", || async { slices().await.len() == 1 }).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_namespace_gets_its_defaults_and_goes_with_all_it_holds() {
+    let world = World::start();
+    let namespaces: Api<Namespace> = Api::all(world.client.clone());
+    let ns = serde_json::from_value(json!({"metadata": {"name": "ns"}})).unwrap();
+    namespaces.create(&PostParams::default(), &ns).await.unwrap();
+    eventually("the defaults", || async {
+        let account = world.api::<ServiceAccount>().get_opt("default").await.unwrap();
+        let ca = world.api::<ConfigMap>().get_opt("kube-root-ca.crt").await.unwrap();
+        account.is_some() && ca.is_some_and(|m| m.data.unwrap()["ca.crt"] == "the root")
+    })
+    .await;
+    world.patch::<ConfigMap>("kube-root-ca.crt", json!({"data": {"ca.crt": "forged"}})).await;
+    world.api::<ServiceAccount>().delete("default", &DeleteParams::default()).await.unwrap();
+    eventually("the defaults are back", || async {
+        let account = world.api::<ServiceAccount>().get_opt("default").await.unwrap();
+        let ca = world.api::<ConfigMap>().get("kube-root-ca.crt").await.unwrap();
+        account.is_some() && ca.data.unwrap()["ca.crt"] == "the root"
+    })
+    .await;
+    let held = json!({"metadata": {"name": "held", "finalizers": ["example.com/hold"]}});
+    world.create::<ConfigMap>(held).await;
+    namespaces.delete("ns", &DeleteParams::default()).await.unwrap();
+    eventually("the finalizer is told of", || async {
+        let ns = namespaces.get("ns").await.unwrap();
+        let conditions = ns.status.and_then(|s| s.conditions).unwrap_or_default();
+        conditions.iter().any(|c| c.type_ == "NamespaceFinalizersRemaining" && c.status == "True")
+    })
+    .await;
+    world.patch::<ConfigMap>("held", json!({"metadata": {"finalizers": []}})).await;
+    eventually("the namespace is gone", || async { namespaces.get_opt("ns").await.unwrap().is_none() }).await;
+    assert!(world.list::<ConfigMap>().await.is_empty() && world.list::<ServiceAccount>().await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn garbage_goes_in_each_of_the_three_ways() {
+    let world = World::start();
+    let pods = |n: usize| {
+        let world = &world;
+        eventually("the number of pods", move || async move { world.list::<Pod>().await.len() == n })
+    };
+    let sets = |n: usize| {
+        let world = &world;
+        eventually("the number of sets", move || async move { world.list::<ReplicaSet>().await.len() == n })
+    };
+    world.create::<Deployment>(web("nginx:1", 3)).await;
+    pods(3).await;
+    world.api::<Deployment>().delete("web", &DeleteParams::background()).await.unwrap();
+    pods(0).await;
+    sets(0).await;
+    world.create::<Deployment>(web("nginx:1", 3)).await;
+    pods(3).await;
+    world.api::<Deployment>().delete("web", &DeleteParams::foreground()).await.unwrap();
+    eventually("the deployment goes last", || async {
+        let gone = world.api::<Deployment>().get_opt("web").await.unwrap().is_none();
+        assert!(!gone || world.list::<ReplicaSet>().await.is_empty());
+        gone
+    })
+    .await;
+    pods(0).await;
+    world.create::<Deployment>(web("nginx:1", 3)).await;
+    pods(3).await;
+    world.api::<Deployment>().delete("web", &DeleteParams::orphan()).await.unwrap();
+    eventually("the deployment is gone", || async {
+        world.api::<Deployment>().get_opt("web").await.unwrap().is_none()
+    })
+    .await;
+    let set = world.list::<ReplicaSet>().await.remove(0);
+    assert!(meta::controller_of(&set.metadata).is_none());
+    pods(3).await;
+    // An owner that never was.
+    let owner = json!([{"apiVersion": "v1", "kind": "ConfigMap", "name": "no", "uid": "no"}]);
+    world.create::<ConfigMap>(json!({"metadata": {"name": "lost", "ownerReferences": owner}})).await;
+    eventually("the lost map is gone", || async {
+        world.api::<ConfigMap>().get_opt("lost").await.unwrap().is_none()
+    })
+    .await;
+}

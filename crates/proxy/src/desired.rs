@@ -1,0 +1,264 @@
+//! Services, slices and node -> frontends and targets. Pure; the rules are upstream's.
+//!
+//! * Ready endpoints; where there are none, those that still serve while they terminate (KEP-1669).
+//! * `internalTrafficPolicy: Local` and `externalTrafficPolicy: Local` keep to endpoints of this node. With the
+//!   latter, Pods and the node itself are still served from everywhere, as they would be through the cluster IP.
+//! * Nobody serves anywhere: refused. Only other nodes serve and the policy is Local: dropped.
+
+use std::borrow::Borrow;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+
+use client::ObjectKey;
+use k8s_openapi::api::core::v1::{Service, ServicePort};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+
+use crate::model::{
+    Action, Forward, Frontend, HostPort, Ip, Masquerade, Model, NodeView, Owner, Place, Protocol, Target,
+};
+
+/// The label that names the Service of a slice.
+pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
+/// Services with this label belong to another proxy.
+const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
+/// Services with this label have no proxy at all.
+const HEADLESS: &str = "service.kubernetes.io/headless";
+/// Upstream's default of three hours.
+const AFFINITY_SECONDS: u32 = 10800;
+
+/// The whole model from all objects; what [`crate::run`] keeps up to date Service by Service.
+pub fn desired<S, E>(services: &[S], slices: &[E], node: &NodeView, host_ports: &[HostPort]) -> Model
+where
+    S: Borrow<Service>,
+    E: Borrow<EndpointSlice>,
+{
+    let mut model = Model::default();
+    for service in services.iter().map(Borrow::borrow) {
+        let key = ObjectKey::of(service);
+        let own: Vec<&EndpointSlice> =
+            slices.iter().map(Borrow::borrow).filter(|s| service_of(s).as_ref() == Some(&key)).collect();
+        model.set(&Owner::service(&key), targets(service, &own, node));
+    }
+    model.set(&Owner::HostPort, host_port_targets(host_ports, node));
+    model
+}
+
+/// The Service that a slice belongs to.
+pub fn service_of(slice: &EndpointSlice) -> Option<ObjectKey> {
+    let name = slice.metadata.labels.as_ref()?.get(SERVICE_NAME)?;
+    Some(ObjectKey::new(slice.metadata.namespace.clone()?, name))
+}
+
+/// What one Service asks of the node; `slices` are those of the Service.
+pub fn targets<E: Borrow<EndpointSlice>>(
+    service: &Service,
+    slices: &[E],
+    node: &NodeView,
+) -> Vec<(Frontend, Target)> {
+    let labels = service.metadata.labels.as_ref();
+    let foreign = labels.is_some_and(|l| l.contains_key(PROXY_NAME) || l.contains_key(HEADLESS));
+    let Some(spec) = service.spec.as_ref().filter(|s| !foreign && s.type_.as_deref() != Some("ExternalName"))
+    else {
+        return Vec::new();
+    };
+    let cluster_ips = cluster_ips(service);
+    if cluster_ips.is_empty() {
+        return Vec::new();
+    }
+    let mut out = Vec::new();
+    for port in spec.ports.iter().flatten() {
+        let Some(protocol) = Protocol::parse(port.protocol.as_deref()) else { continue };
+        for ip in [Ip::V4, Ip::V6] {
+            if !cluster_ips.iter().any(|a| Ip::of(*a) == ip) {
+                continue;
+            }
+            let found = Found::new(port, protocol, ip, slices, node);
+            let family = ServiceFamily { service, cluster_ips: &cluster_ips, ip };
+            family.frontends(port, protocol, &found, &mut out);
+        }
+    }
+    out
+}
+
+fn cluster_ips(service: &Service) -> Vec<IpAddr> {
+    let Some(spec) = &service.spec else { return Vec::new() };
+    let many = spec.cluster_ips.iter().flatten();
+    let all: BTreeSet<IpAddr> = many.chain(&spec.cluster_ip).filter_map(|a| a.parse().ok()).collect();
+    all.into_iter().collect()
+}
+
+/// The endpoints of one port in one family.
+struct Found {
+    all: BTreeSet<SocketAddr>,
+    local: BTreeSet<SocketAddr>,
+}
+
+impl Found {
+    fn new<E: Borrow<EndpointSlice>>(
+        port: &ServicePort,
+        protocol: Protocol,
+        ip: Ip,
+        slices: &[E],
+        node: &NodeView,
+    ) -> Self {
+        let (mut ready, mut ending) = (Self::empty(), Self::empty());
+        let family = if ip == Ip::V4 { "IPv4" } else { "IPv6" };
+        for slice in slices.iter().map(Borrow::borrow).filter(|s| s.address_type == family) {
+            let same = |name: &Option<String>| {
+                name.as_deref().unwrap_or_default() == port.name.as_deref().unwrap_or_default()
+            };
+            let number = slice.ports.iter().flatten().find_map(|p| {
+                let fits = same(&p.name) && Protocol::parse(p.protocol.as_deref()) == Some(protocol);
+                p.port.filter(|_| fits).and_then(|n| u16::try_from(n).ok()).filter(|n| *n > 0)
+            });
+            let Some(number) = number else { continue };
+            for endpoint in &slice.endpoints {
+                let conditions = endpoint.conditions.as_ref();
+                let is_ready = conditions.and_then(|c| c.ready) != Some(false);
+                let serving = conditions.and_then(|c| c.serving).unwrap_or(is_ready);
+                let terminating = conditions.and_then(|c| c.terminating).unwrap_or(false);
+                let list = match (is_ready, serving && terminating) {
+                    (true, _) => &mut ready,
+                    (false, true) => &mut ending,
+                    (false, false) => continue,
+                };
+                // One endpoint is one Pod: its further addresses are the same Pod again.
+                let addr = endpoint.addresses.first().and_then(|a| a.parse::<IpAddr>().ok());
+                if let Some(addr) = addr.filter(|a| Ip::of(*a) == ip) {
+                    let local = endpoint.node_name.as_deref() == Some(node.name.as_str());
+                    list.add(SocketAddr::new(addr, number), local);
+                }
+            }
+        }
+        // All and local fall back on their own: a node may have only terminating endpoints left.
+        let or = |a: BTreeSet<_>, b| if a.is_empty() { b } else { a };
+        Self { all: or(ready.all, ending.all), local: or(ready.local, ending.local) }
+    }
+
+    fn empty() -> Self {
+        Self { all: BTreeSet::new(), local: BTreeSet::new() }
+    }
+
+    fn add(&mut self, addr: SocketAddr, local: bool) {
+        self.all.insert(addr);
+        if local {
+            self.local.insert(addr);
+        }
+    }
+}
+
+/// One Service in one family.
+struct ServiceFamily<'a> {
+    service: &'a Service,
+    cluster_ips: &'a [IpAddr],
+    ip: Ip,
+}
+
+impl ServiceFamily<'_> {
+    fn frontends(
+        &self,
+        port: &ServicePort,
+        protocol: Protocol,
+        found: &Found,
+        out: &mut Vec<(Frontend, Target)>,
+    ) {
+        let Some(spec) = &self.service.spec else { return };
+        let Some(number) = u16::try_from(port.port).ok().filter(|n| *n > 0) else { return };
+        let internal = self.action(found, spec.internal_traffic_policy.as_deref() == Some("Local"), false);
+        let external = self.action(found, spec.external_traffic_policy.as_deref() == Some("Local"), true);
+        let hairpins: BTreeSet<IpAddr> = found.local.iter().map(SocketAddr::ip).collect();
+        let target = |action: &Action, cluster_ip| Target {
+            action: action.clone(),
+            cluster_ip,
+            hairpins: hairpins.iter().copied().collect(),
+        };
+        let mut push = |place, port, target| out.push((Frontend { place, protocol, port }, target));
+        for addr in self.cluster_ips.iter().filter(|a| Ip::of(**a) == self.ip) {
+            push(Place::Address(*addr), number, target(&internal, true));
+        }
+        for addr in self.external_addresses() {
+            push(Place::Address(addr), number, target(&external, false));
+        }
+        let node_port = port.node_port.and_then(|n| u16::try_from(n).ok()).filter(|n| *n > 0);
+        if let Some(node_port) = node_port
+            && matches!(spec.type_.as_deref(), Some("NodePort" | "LoadBalancer"))
+        {
+            push(Place::Node(self.ip), node_port, target(&external, false));
+        }
+    }
+
+    fn external_addresses(&self) -> BTreeSet<IpAddr> {
+        let Some(spec) = &self.service.spec else { return BTreeSet::new() };
+        let status = self.service.status.as_ref().and_then(|s| s.load_balancer.as_ref());
+        let ingress = status.and_then(|l| l.ingress.as_ref()).into_iter().flatten();
+        // A balancer in mode Proxy terminates connections itself; its address must leave the node.
+        let ingress = ingress.filter(|i| i.ip_mode.as_deref() != Some("Proxy")).filter_map(|i| i.ip.as_ref());
+        let balanced = spec.type_.as_deref() == Some("LoadBalancer");
+        spec.external_ips
+            .iter()
+            .flatten()
+            .chain(ingress.filter(|_| balanced))
+            .filter_map(|a| a.parse().ok())
+            .filter(|a| Ip::of(*a) == self.ip && !self.cluster_ips.contains(a))
+            .collect()
+    }
+
+    fn affinity(&self) -> Option<u32> {
+        let spec =
+            self.service.spec.as_ref().filter(|s| s.session_affinity.as_deref() == Some("ClientIP"))?;
+        let config = spec.session_affinity_config.as_ref().and_then(|c| c.client_ip.as_ref());
+        let seconds = config.and_then(|c| c.timeout_seconds).and_then(|s| u32::try_from(s).ok());
+        Some(seconds.filter(|s| *s > 0).unwrap_or(AFFINITY_SECONDS))
+    }
+
+    fn action(&self, found: &Found, local: bool, external: bool) -> Action {
+        if found.all.is_empty() && found.local.is_empty() {
+            return Action::Refuse;
+        }
+        let list = |set: &BTreeSet<SocketAddr>| set.iter().copied().collect::<Vec<_>>();
+        if local && !external && found.local.is_empty() {
+            return Action::Drop;
+        }
+        Action::Forward(Forward {
+            endpoints: list(if local { &found.local } else { &found.all }),
+            masquerade: match (external, local) {
+                (true, true) => Masquerade::Never,
+                (true, false) => Masquerade::Always,
+                (false, _) => Masquerade::Outsiders,
+            },
+            affinity: self.affinity(),
+            insiders: (local && external).then(|| list(&found.all)),
+        })
+    }
+}
+
+/// What the host ports of the node's containers ask for.
+pub fn host_port_targets(ports: &[HostPort], node: &NodeView) -> Vec<(Frontend, Target)> {
+    let sorted: BTreeSet<&HostPort> = ports.iter().filter(|p| p.host_port > 0).collect();
+    let place = |port: &HostPort| match port.host_ip {
+        Some(addr) if !addr.is_unspecified() => Place::Address(addr),
+        _ => Place::Node(Ip::of(port.target.ip())),
+    };
+    let mut out = Vec::new();
+    for port in sorted {
+        let place = place(port);
+        // An address of the other family, or of nobody here, would catch traffic that is not the node's.
+        let ours = match place {
+            Place::Address(addr) => addr.is_loopback() || node.addresses.contains(&addr),
+            Place::Node(_) => true,
+        };
+        if !ours || place.ip() != Ip::of(port.target.ip()) {
+            continue;
+        }
+        let forward = Forward {
+            endpoints: vec![port.target],
+            masquerade: Masquerade::Never,
+            affinity: None,
+            insiders: None,
+        };
+        let target =
+            Target { action: Action::Forward(forward), cluster_ip: false, hairpins: vec![port.target.ip()] };
+        out.push((Frontend { place, protocol: port.protocol, port: port.host_port }, target));
+    }
+    out
+}

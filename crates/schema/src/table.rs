@@ -1,0 +1,287 @@
+//! The table: types, their fields, and how to find them.
+
+use crate::{descriptions, text};
+use serde_json::Value;
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
+/// A string of the table: borrowed for the built-in types, owned for those made at run time.
+pub type Text = Cow<'static, str>;
+
+/// The API groups of the built-in types and the folder of each, which begins its types' names.
+pub const GROUPS: [(&str, &str); 18] = [
+    ("", "core"),
+    ("admissionregistration.k8s.io", "admissionregistration"),
+    ("apiextensions.k8s.io", "apiextensions"),
+    ("apps", "apps"),
+    ("authentication.k8s.io", "authentication"),
+    ("authorization.k8s.io", "authorization"),
+    ("autoscaling", "autoscaling"),
+    ("batch", "batch"),
+    ("certificates.k8s.io", "certificates"),
+    ("coordination.k8s.io", "coordination"),
+    ("discovery.k8s.io", "discovery"),
+    ("events.k8s.io", "events"),
+    ("networking.k8s.io", "networking"),
+    ("node.k8s.io", "node"),
+    ("policy", "policy"),
+    ("rbac.authorization.k8s.io", "rbac"),
+    ("scheduling.k8s.io", "scheduling"),
+    ("storage.k8s.io", "storage"),
+];
+
+/// What a field holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A string.
+    String,
+    /// A boolean.
+    Bool,
+    /// A 32-bit integer.
+    Int32,
+    /// A 64-bit integer.
+    Int64,
+    /// A floating point number.
+    Double,
+    /// Bytes, base64 in JSON.
+    Bytes,
+    /// `resource.Quantity`: a string, or a number, in JSON.
+    Quantity,
+    /// `intstr.IntOrString`.
+    IntOrString,
+    /// `metav1.Time`, RFC 3339 with seconds.
+    Time,
+    /// `metav1.MicroTime`, RFC 3339 with microseconds.
+    MicroTime,
+    /// `runtime.RawExtension`: any object.
+    RawExtension,
+    /// Any JSON value.
+    Json,
+    /// `metav1.FieldsV1`: a set of fields, an object.
+    FieldsV1,
+    /// `JSONSchemaPropsOrBool`; the index is that of `JSONSchemaProps`.
+    SchemaOrBool(u32),
+    /// `JSONSchemaPropsOrArray`.
+    SchemaOrArray(u32),
+    /// `JSONSchemaPropsOrStringArray`.
+    SchemaOrStrings(u32),
+    /// Another type of the table.
+    Message(u32),
+    /// A list.
+    List(Box<Kind>),
+    /// A map from strings.
+    Map(Box<Kind>),
+    /// A list in JSON, on the protobuf wire a message with one repeated field.
+    Wrapped(Box<Kind>),
+}
+
+/// How apply sees a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum ListType {
+    /// Owned and replaced as a whole.
+    #[default]
+    Atomic,
+    /// Scalars, each owned by itself.
+    Set,
+    /// Objects told apart by keys.
+    Map,
+}
+
+/// What a strategic merge patch does with a field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Strategy {
+    /// Lists are merged by the merge key (or as sets of scalars).
+    pub merge: bool,
+    /// Only the keys named by the patch survive.
+    pub retain_keys: bool,
+    /// Objects are replaced.
+    pub replace: bool,
+}
+
+/// One field of a type.
+#[derive(Clone, Debug)]
+pub struct Field {
+    /// Its JSON name.
+    pub name: Text,
+    /// Its protobuf number, 0 when it is not on the wire of this type.
+    pub number: u32,
+    /// What it holds.
+    pub kind: Kind,
+    /// Its zero value differs from its absence.
+    pub pointer: bool,
+    /// Left out of JSON when empty.
+    pub omitempty: bool,
+    /// OpenAPI lists it as required.
+    pub required: bool,
+    /// Apply owns the map or object as a whole.
+    pub atomic: bool,
+    /// How apply sees the list; `None` when no list type is declared, which means atomic.
+    pub list: Option<ListType>,
+    /// The keys of a map list.
+    pub keys: Vec<Text>,
+    /// The key of a strategic merge.
+    pub merge_key: Option<Text>,
+    /// The strategic merge.
+    pub strategy: Strategy,
+    /// Default value.
+    pub default: Option<Value>,
+    /// The Go type's name in decode errors, when the kind does not tell.
+    pub go_type: Option<Text>,
+    /// Position of its description.
+    pub(crate) doc: u32,
+}
+
+impl Field {
+    /// What it means, in prose.
+    pub fn description(&self) -> Option<String> {
+        descriptions::get(self.doc)
+    }
+}
+
+/// The facts about one type.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct TypeData {
+    pub name: Text,
+    pub is_kind: bool,
+    pub atomic: bool,
+    /// Unknown fields are kept, not dropped (`x-kubernetes-preserve-unknown-fields`).
+    pub open: bool,
+    /// All fields in JSON order, those of inlined types too.
+    pub fields: Vec<Field>,
+    /// Inlined types that are messages of their own on the wire: number, type.
+    pub inline: Vec<(u32, u32)>,
+    pub doc: u32,
+}
+
+/// A set of types that refer to each other.
+#[derive(Clone, Debug, Default)]
+pub struct Table {
+    pub(crate) types: Vec<TypeData>,
+    names: HashMap<Text, u32>,
+}
+
+static BUILTIN: LazyLock<Table> = LazyLock::new(|| text::parse(include_str!("../data/table.txt")));
+
+impl Table {
+    /// The built-in types.
+    pub fn builtin() -> &'static Table {
+        &BUILTIN
+    }
+
+    pub(crate) fn new(types: Vec<TypeData>) -> Table {
+        let numbered = (0u32..).zip(&types);
+        let names = numbered.map(|(id, data)| (data.name.clone(), id)).collect();
+        Table { types, names }
+    }
+
+    /// The kind of an API group and version: `("apps", "v1", "Deployment")`. The option and answer kinds of meta/v1
+    /// (`DeleteOptions`, `Status`, ...) belong to every group.
+    pub fn kind(&self, group: &str, version: &str, kind: &str) -> Option<Type<'_>> {
+        let (_, folder) = GROUPS.iter().find(|(name, _)| *name == group)?;
+        let own = self.by_name(&format!("{folder}/{version}.{kind}"));
+        let found = own.or_else(|| self.by_name(&format!("meta/v1.{kind}")));
+        found.filter(Type::is_kind)
+    }
+
+    /// A type by its name in the table: `core/v1.Pod`, `meta/v1.ObjectMeta`.
+    pub fn by_name(&self, name: &str) -> Option<Type<'_>> {
+        self.names.get(name).map(|id| Type { table: self, id: *id })
+    }
+
+    /// All types.
+    pub fn types(&self) -> impl Iterator<Item = Type<'_>> {
+        (0u32..).zip(&self.types).map(|(id, _)| Type { table: self, id })
+    }
+
+    pub(crate) fn at(&self, id: u32) -> Option<Type<'_>> {
+        ((id as usize) < self.types.len()).then_some(Type { table: self, id })
+    }
+}
+
+/// A type of a [`Table`].
+#[derive(Clone, Copy)]
+pub struct Type<'t> {
+    table: &'t Table,
+    id: u32,
+}
+
+impl<'t> Type<'t> {
+    pub(crate) fn data(&self) -> &'t TypeData {
+        &self.table.types[self.id as usize]
+    }
+
+    /// `core/v1.Pod`.
+    pub fn name(&self) -> &'t str {
+        &self.data().name
+    }
+
+    /// `v1.Pod`, as Go prints it.
+    pub fn go_name(&self) -> &'t str {
+        self.name().rsplit('/').next().unwrap_or_default()
+    }
+
+    /// `Pod`.
+    pub fn short_name(&self) -> &'t str {
+        self.name().rsplit('.').next().unwrap_or_default()
+    }
+
+    /// `io.k8s.api.core.v1.Pod`, its name in OpenAPI documents.
+    pub fn definition(&self) -> String {
+        let dotted = self.name().replace('/', ".");
+        match self.name().split('/').next() {
+            Some("meta") => format!("io.k8s.apimachinery.pkg.apis.{dotted}"),
+            Some("apiextensions") => format!("io.k8s.apiextensions-apiserver.pkg.apis.{dotted}"),
+            _ => format!("io.k8s.api.{dotted}"),
+        }
+    }
+
+    /// Does it carry `apiVersion` and `kind`?
+    pub fn is_kind(&self) -> bool {
+        self.data().is_kind
+    }
+
+    /// Does apply own it as a whole?
+    pub fn atomic(&self) -> bool {
+        self.data().atomic
+    }
+
+    /// Are fields that it does not know kept? Only types made from custom resources do so.
+    pub fn preserves_unknown(&self) -> bool {
+        self.data().open
+    }
+
+    /// What it is, in prose.
+    pub fn description(&self) -> Option<String> {
+        descriptions::get(self.data().doc)
+    }
+
+    /// Its fields in JSON order.
+    pub fn fields(&self) -> &'t [Field] {
+        &self.data().fields
+    }
+
+    /// A field by its JSON name.
+    pub fn field(&self, name: &str) -> Option<&'t Field> {
+        self.data().fields.iter().find(|field| field.name == name)
+    }
+
+    /// The type that a kind of one of its fields refers to.
+    pub fn refer(&self, kind: &Kind) -> Option<Type<'t>> {
+        match kind {
+            Kind::Message(id) => self.table.at(*id),
+            _ => None,
+        }
+    }
+
+    /// The type behind an index that a [`Kind`] holds.
+    pub(crate) fn at(&self, id: u32) -> Option<Type<'t>> {
+        self.table.at(id)
+    }
+}
+
+impl std::fmt::Debug for Type<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Type({})", self.name())
+    }
+}
