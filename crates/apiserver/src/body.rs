@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 use http_body_util::BodyExt as _;
-use serde_json::Value;
+use schema::json::Parsed;
 
 use crate::server::Body;
 use crate::status::Status;
@@ -72,28 +72,15 @@ pub fn format(headers: &HeaderMap) -> Result<Format, Status> {
     }
 }
 
-/// A parsed body, with the paths of fields that were given twice.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Parsed {
-    /// The object.
-    pub value: Value,
-    /// `duplicate field "…"` texts.
-    pub duplicates: Vec<String>,
-}
-
-/// Parses a body. `Err` is the reason in words.
+/// Parses a body, noting fields that were given twice. `Err` is the reason in words.
 pub fn parse(format: Format, bytes: &[u8]) -> Result<Parsed, String> {
-    match format {
-        Format::Json => crate::typed::parse_json(bytes),
+    let value = match format {
+        Format::Json => return schema::json::parse(bytes).map_err(|e| e.to_string()),
         Format::Yaml => {
             let text = std::str::from_utf8(bytes).map_err(|e| e.to_string())?;
-            let value =
-                serde_saphyr::from_str(text).map_err(|e| format!("error converting YAML to JSON: {e}"))?;
-            Ok(Parsed { value, duplicates: Vec::new() })
+            serde_saphyr::from_str(text).map_err(|e| format!("error converting YAML to JSON: {e}"))?
         }
-        Format::Protobuf => {
-            let value = crate::typed::decode_protobuf(bytes)?;
-            Ok(Parsed { value, duplicates: Vec::new() })
-        }
-    }
+        Format::Protobuf => schema::protobuf::decode(bytes).map_err(|e| e.to_string())?,
+    };
+    Ok(Parsed { value, duplicates: Vec::new() })
 }

@@ -36,7 +36,6 @@ pub mod server;
 pub mod status;
 pub mod strategy;
 pub mod table;
-pub mod typed;
 
 pub use config::Config;
 pub use inprocess::InProcess;

@@ -15,7 +15,8 @@ pub use crate::openapi::Documents;
 
 /// The Kubernetes version whose API this is.
 pub const MINOR: &str = "33";
-const GIT_VERSION: &str = "v1.33.0+skiff";
+/// The version as a client sees it.
+pub const GIT_VERSION: &str = "v1.33.0+skiff";
 
 /// Answers a path that is no resource.
 ///

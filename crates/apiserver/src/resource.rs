@@ -78,6 +78,8 @@ pub struct Resource {
     pub columns: Vec<CustomColumn>,
     /// Whether a CustomResourceDefinition made it.
     pub custom: bool,
+    /// OpenAPI schema of a CustomResourceDefinition.
+    pub schema: Option<serde_json::Value>,
 }
 
 /// A printer column of a CustomResourceDefinition.
@@ -133,6 +135,7 @@ impl Resource {
             fields: &[],
             columns: Vec::new(),
             custom: false,
+            schema: None,
         }
     }
 

@@ -445,15 +445,16 @@ impl Display for Stmt {
             Self::CounterRef(name) => write!(f, "counter name \"{name}\""),
             Self::Limit(limit) => limit.fmt(f),
             Self::Log(log) => log.fmt(f),
+            Self::Forget { set, keys, data } => {
+                write!(f, "delete @{set} {{ {}", joined(keys))?;
+                data.iter().try_for_each(|data| write!(f, " : {data}"))?;
+                f.write_str(" }")
+            }
             Self::Update { set, keys, timeout, data } => {
                 write!(f, "update @{set} {{ {}", joined(keys))?;
-                if let Some(timeout) = timeout {
-                    write!(f, " timeout {}", Time(*timeout))?;
-                }
-                match data {
-                    Some(data) => write!(f, " : {data} }}"),
-                    None => f.write_str(" }"),
-                }
+                timeout.iter().try_for_each(|timeout| write!(f, " timeout {}", Time(*timeout)))?;
+                data.iter().try_for_each(|data| write!(f, " : {data}"))?;
+                f.write_str(" }")
             }
         }
     }

@@ -1,6 +1,7 @@
 //! Rules as the kernel's expressions: small instructions over sixteen 32-bit registers.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use crate::model::{Family, Value, Verdict};
 use crate::rule::{Assign, Key, Limit, Log, NatTarget, Op, Reject, Stmt, Unit};
@@ -382,21 +383,29 @@ pub(crate) fn encode(b: &mut Buffer, family: Family, stmt: &Stmt) {
         Stmt::Limit(l) => limit(b, l),
         Stmt::Log(l) => log(b, l),
         Stmt::Update { set, keys, timeout, data } => {
-            let word = load_all(b, keys).next_multiple_of(4);
-            if let Some(data) = data {
-                load(b, register(word), data);
-            }
-            expr(b, "dynset", |b| {
-                b.str(uapi::DYNSET_SET_NAME, set);
-                b.u32(uapi::DYNSET_OP, libc::NFT_DYNSET_OP_UPDATE as u32);
-                b.u32(uapi::DYNSET_SREG_KEY, R0);
-                if data.is_some() {
-                    b.u32(uapi::DYNSET_SREG_DATA, register(word));
-                }
-                if let Some(timeout) = timeout {
-                    b.u64(uapi::DYNSET_TIMEOUT, timeout.as_millis() as u64);
-                }
-            });
+            dynset(b, libc::NFT_DYNSET_OP_UPDATE as u32, set, keys, *data, *timeout);
+        }
+        Stmt::Forget { set, keys, data } => {
+            const DELETE: u32 = 2;
+            dynset(b, DELETE, set, keys, *data, None);
         }
     }
+}
+
+fn dynset(b: &mut Buffer, op: u32, set: &str, keys: &[Key], data: Option<Key>, timeout: Option<Duration>) {
+    let word = load_all(b, keys).next_multiple_of(4);
+    if let Some(data) = data {
+        load(b, register(word), &data);
+    }
+    expr(b, "dynset", |b| {
+        b.str(uapi::DYNSET_SET_NAME, set);
+        b.u32(uapi::DYNSET_OP, op);
+        b.u32(uapi::DYNSET_SREG_KEY, R0);
+        if data.is_some() {
+            b.u32(uapi::DYNSET_SREG_DATA, register(word));
+        }
+        if let Some(timeout) = timeout {
+            b.u64(uapi::DYNSET_TIMEOUT, timeout.as_millis() as u64);
+        }
+    });
 }

@@ -236,7 +236,16 @@ pub enum Stmt {
         keys: Vec<Key>,
         /// Life of the element.
         timeout: Option<Duration>,
-        /// Value in a map.
+        /// Value in a map; an element that is there keeps the one it has.
+        data: Option<Key>,
+    },
+    /// Takes the concatenation out of a dynamic set or map.
+    Forget {
+        /// Name of the set.
+        set: String,
+        /// Key.
+        keys: Vec<Key>,
+        /// Of a map; the kernel wants some value named though it takes the element out whatever its value.
         data: Option<Key>,
     },
 }

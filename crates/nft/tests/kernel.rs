@@ -153,6 +153,11 @@ fn service_table(family: Family) -> Table {
             vec![
                 Rule::new(vec![Stmt::SetMark(Assign::Key(Key::Random(2)))]),
                 Rule::new(vec![Stmt::SetMark(Assign::Map(client.clone(), "aff".into()))]),
+                Rule::new(vec![Stmt::Forget {
+                    set: "aff".into(),
+                    keys: client.clone(),
+                    data: Some(Key::Mark),
+                }]),
                 Rule::new(vec![Stmt::Update {
                     set: "aff".into(),
                     keys: client,

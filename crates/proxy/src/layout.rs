@@ -169,6 +169,11 @@ impl ChainKey {
                 let client = [&[words.src][..], &front].concat();
                 let remembered =
                     Rule::new(vec![Stmt::SetMark(Assign::Map(client.clone(), name(Map::Affinity)))]);
+                let forget = Rule::new(vec![Stmt::Forget {
+                    set: name(Map::Affinity),
+                    keys: client.clone(),
+                    data: Some(Key::Mark),
+                }]);
                 let remember = Rule::new(vec![Stmt::Update {
                     set: name(Map::Affinity),
                     keys: client,
@@ -179,8 +184,8 @@ impl ChainKey {
                 rules.extend([draw.clone(), remembered, remember.clone()]);
                 rules.extend(mark.clone());
                 rules.push(go.clone());
-                // Only reached when the remembered endpoint is gone.
-                rules.extend([draw, remember]);
+                // Only reached when the remembered endpoint is gone; an update alone would keep its number.
+                rules.extend([draw, forget, remember]);
                 rules.extend(mark);
                 rules.push(go);
             }

@@ -19,3 +19,4 @@ pub mod sync;
 
 pub use model::{HostPort, Protocol};
 pub use run::{Error, ProxyConfig, run};
+pub use stale::stale_connections;

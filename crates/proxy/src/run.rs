@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::desired::{host_port_targets, service_of, targets};
 use crate::model::{Frontend, HostPort, Model, NodeView, Owner};
-use crate::stale::Watched;
+use crate::stale::stale_connections;
 use crate::sync::Kernel;
 
 /// What the proxy of a node must be told.
@@ -248,12 +248,9 @@ impl Proxy {
         self.retry_at = None;
         // At start nothing is known of what the connections of before were translated to.
         let changed = std::mem::take(&mut self.pending);
-        let watched = if self.started {
-            Watched::new(changed.iter(), &self.kernel, &self.view.addresses)
-        } else {
-            Watched::new(self.kernel.all_placed().keys(), &self.kernel, &self.view.addresses)
-        };
-        match watched.clean(&mut self.socket) {
+        let all = self.kernel.all_placed().keys();
+        let frontends: Vec<&Frontend> = if self.started { changed.iter().collect() } else { all.collect() };
+        match stale_connections(frontends, &self.kernel, &self.view.addresses, &mut self.socket) {
             Ok(0) => {}
             Ok(count) => tracing::debug!(count, "stale UDP connections deleted"),
             Err(error) => tracing::warn!(%error, "stale UDP connections may go to endpoints that are gone"),

@@ -14,7 +14,7 @@ use crate::sync::Kernel;
 
 /// What entries of the watched frontends may point to.
 #[derive(Debug, Default)]
-pub(crate) struct Watched {
+struct Watched {
     addresses: HashMap<SocketAddr, HashSet<SocketAddr>>,
     node_ports: HashMap<(Ip, u16), HashSet<SocketAddr>>,
     node: HashSet<IpAddr>,
@@ -22,11 +22,7 @@ pub(crate) struct Watched {
 
 impl Watched {
     /// Of these frontends, as the kernel has them now.
-    pub(crate) fn new<'a>(
-        frontends: impl Iterator<Item = &'a Frontend>,
-        kernel: &Kernel,
-        node: &[IpAddr],
-    ) -> Self {
+    fn new<'a>(frontends: impl Iterator<Item = &'a Frontend>, kernel: &Kernel, node: &[IpAddr]) -> Self {
         let mut watched = Self { node: node.iter().copied().collect(), ..Self::default() };
         for frontend in frontends.filter(|f| f.protocol == Protocol::Udp) {
             let endpoints = kernel.placed(frontend).map(|p| p.endpoints().collect()).unwrap_or_default();
@@ -47,7 +43,7 @@ impl Watched {
             || self.node_ports.keys().any(|(family, _)| *family == ip)
     }
 
-    pub(crate) fn is_stale(&self, entry: &Entry) -> bool {
+    fn is_stale(&self, entry: &Entry) -> bool {
         let dst = entry.original.dst;
         let own = self.node.contains(&dst.ip()) || dst.ip().is_loopback();
         let endpoints = self
@@ -58,7 +54,7 @@ impl Watched {
     }
 
     /// Deletes the stale entries of all families; gives their number.
-    pub(crate) fn clean(&self, socket: &mut nft::Socket) -> Result<usize, nft::Error> {
+    fn clean(&self, socket: &mut nft::Socket) -> Result<usize, nft::Error> {
         let mut count = 0;
         for (ip, family) in [(Ip::V4, IpFamily::V4), (Ip::V6, IpFamily::V6)] {
             if self.has(ip) {
@@ -68,6 +64,19 @@ impl Watched {
         }
         Ok(count)
     }
+}
+
+/// Deletes the UDP connections of these frontends that point to no endpoint of theirs; gives their number.
+///
+/// # Errors
+/// When the kernel's connection tracking refuses.
+pub fn stale_connections<'a>(
+    frontends: impl IntoIterator<Item = &'a Frontend>,
+    kernel: &Kernel,
+    node: &[IpAddr],
+    socket: &mut nft::Socket,
+) -> Result<usize, nft::Error> {
+    Watched::new(frontends.into_iter(), kernel, node).clean(socket)
 }
 
 #[cfg(test)]

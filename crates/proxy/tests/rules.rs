@@ -148,6 +148,7 @@ fn affinity_remembers_a_number_that_stays_with_the_endpoint() {
          ip saddr != 10.244.0.0/16 fib saddr type != local meta mark set meta mark | 0x00004000\n    \
          dnat ip to ip daddr . meta l4proto . th dport . meta mark map @epa4\n    \
          meta mark set ip daddr . meta l4proto . th dport . numgen random mod 1 map @pick4\n    \
+         delete @aff4 { ip saddr . ip daddr . meta l4proto . th dport : meta mark }\n    \
          update @aff4 { ip saddr . ip daddr . meta l4proto . th dport timeout 1m : meta mark }\n    \
          ip saddr != 10.244.0.0/16 fib saddr type != local meta mark set meta mark | 0x00004000\n    \
          dnat ip to ip daddr . meta l4proto . th dport . meta mark map @epa4\n  }"

@@ -22,6 +22,9 @@ pub struct SandboxSpec {
     pub sysctls: BTreeMap<String, String>,
     /// cgroup of the Pod, relative to each hierarchy's root, for example `/skiff/minikube/pod<uid>`.
     pub cgroup: String,
+    /// Size of the Pod's shared `/dev/shm` in bytes; 64 MiB when absent, as container engines have it.
+    #[serde(default)]
+    pub shm_size: Option<u64>,
 }
 
 /// What a container's root file system is made of.
@@ -139,4 +142,75 @@ pub struct Stats {
     pub cpu_nanos: u64,
     /// Working set, bytes (usage less inactive file pages).
     pub memory_bytes: u64,
+    /// All memory charged, page cache included, bytes.
+    pub memory_usage_bytes: u64,
 }
+
+/// Why the shim refused or failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+pub enum Error {
+    /// No such sandbox or container.
+    #[error("{what} {id:?} not found")]
+    NotFound {
+        /// `sandbox` or `container`.
+        what: String,
+        /// Its id.
+        id: String,
+    },
+    /// The id is taken.
+    #[error("{what} {id:?} already exists")]
+    AlreadyExists {
+        /// `sandbox` or `container`.
+        what: String,
+        /// Its id.
+        id: String,
+    },
+    /// The container is not in the state that the call needs.
+    #[error("container {id:?} is not {wanted}")]
+    WrongState {
+        /// Its id.
+        id: String,
+        /// The state that was needed.
+        wanted: String,
+    },
+    /// The command cannot be executed; the caller's fault, retrying is of no use. The text is what users know from
+    /// everywhere: `exec: "x": executable file not found in $PATH`.
+    #[error("{message}")]
+    Exec {
+        /// What shells answer: 127 not found, 126 found but not executable.
+        code: i32,
+        /// The text.
+        message: String,
+    },
+    /// The specification asks for something that cannot be honoured, and is refused rather than ignored.
+    #[error("invalid container specification: {0}")]
+    Invalid(String),
+    /// The kernel or the OCI runtime failed.
+    #[error("{operation} {object:?}: {message}")]
+    Failed {
+        /// What was tried.
+        operation: String,
+        /// On what.
+        object: String,
+        /// Why it failed, with all causes.
+        message: String,
+    },
+    /// The shim is gone or the connection to it broke.
+    #[error("shim connection lost: {0}")]
+    Disconnected(String),
+}
+
+impl Error {
+    /// Shorthand for [`Error::Failed`].
+    pub fn failed(operation: &str, object: impl Into<String>, cause: impl std::fmt::Display) -> Self {
+        Self::Failed { operation: operation.to_owned(), object: object.into(), message: cause.to_string() }
+    }
+
+    /// Shorthand for [`Error::NotFound`].
+    pub fn not_found(what: &str, id: &str) -> Self {
+        Self::NotFound { what: what.to_owned(), id: id.to_owned() }
+    }
+}
+
+/// Result of every call to the shim.
+pub type Result<T> = std::result::Result<T, Error>;

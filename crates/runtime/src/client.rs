@@ -1,12 +1,26 @@
-//! The agent's side of the shim socket.
+//! The agent's side of the shim socket: numbered calls, replies in any order, news as events.
+//!
+//! One task reads the socket and hands each reply to whoever waits for its number. When the shim is gone every waiting
+//! call fails, every exec's `exit` closes, and the event channel ends: that is how the agent learns of it.
 
-use std::os::fd::OwnedFd;
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::io::unix::AsyncFd;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::api::*;
+use crate::proto::{self, Call, Notice, Reply, Request};
+use crate::shim;
 
 /// Where the shim lives and what it may touch.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ShimOptions {
     /// SEQPACKET socket the shim listens on (mode 0600), for example `/run/skiff/minikube/shim.sock`.
     pub socket: PathBuf,
@@ -16,13 +30,37 @@ pub struct ShimOptions {
     pub cgroup: String,
 }
 
+type Answer = Result<(Reply, Vec<OwnedFd>, Option<oneshot::Receiver<Exit>>)>;
+
+#[derive(Debug, Default)]
+struct Waiting {
+    calls: HashMap<u64, oneshot::Sender<Answer>>,
+    execs: HashMap<u64, oneshot::Sender<Exit>>,
+    lost: Option<String>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    socket: AsyncFd<OwnedFd>,
+    /// Packets of two calls must not interleave their waits for room; whole packets never mix.
+    sending: tokio::sync::Mutex<()>,
+    next: AtomicU64,
+    waiting: Mutex<Waiting>,
+    pid: std::sync::OnceLock<i32>,
+    options: ShimOptions,
+}
+
 /// A handle to the shim; cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Runtime;
+pub struct Runtime {
+    inner: Arc<Inner>,
+}
 
 /// A running exec: descriptors are non-blocking; `exit` resolves when the process ended.
 #[derive(Debug)]
 pub struct Exec {
+    /// Its number, for [`Runtime::kill_exec`].
+    pub id: u64,
     /// Write end.
     pub stdin: Option<OwnedFd>,
     /// Read end; the terminal's master when `tty`.
@@ -32,7 +70,7 @@ pub struct Exec {
     /// The terminal's master, for window size (TIOCSWINSZ), when `tty`.
     pub pty: Option<OwnedFd>,
     /// How it ended.
-    pub exit: tokio::sync::oneshot::Receiver<Exit>,
+    pub exit: oneshot::Receiver<Exit>,
 }
 
 /// Streams of a container's first process (`kubectl attach`).
@@ -46,4 +84,345 @@ pub struct Attach {
     pub stderr: Option<OwnedFd>,
     /// The terminal's master when the container has one.
     pub pty: Option<OwnedFd>,
+}
+
+/// News from the shim, in order; ends when the shim is gone.
+pub type Events = mpsc::UnboundedReceiver<Event>;
+
+impl Runtime {
+    /// Connects to the shim, after starting one where nobody listens.
+    pub async fn start_or_connect(options: ShimOptions) -> Result<(Self, Events)> {
+        match Self::connect(options.clone()).await {
+            Err(Error::Disconnected(_)) => {}
+            other => return other,
+        }
+        spawn_shim(&options).await?;
+        Self::connect(options).await
+    }
+
+    /// Connects to a shim that is there; an agent that was connected before loses its connection.
+    pub async fn connect(options: ShimOptions) -> Result<(Self, Events)> {
+        let lost = |error: io::Error| Error::Disconnected(format!("{}: {error}", options.socket.display()));
+        let socket = connect_socket(&options).and_then(watched).map_err(lost)?;
+        let inner = Arc::new(Inner {
+            socket,
+            sending: tokio::sync::Mutex::default(),
+            next: AtomicU64::new(1),
+            waiting: Mutex::default(),
+            pid: std::sync::OnceLock::new(),
+            options,
+        });
+        let (events, receiver) = mpsc::unbounded_channel();
+        tokio::spawn(read_notices(Arc::downgrade(&inner), inner.clone_socket()?, events));
+        let runtime = Self { inner };
+        match runtime.ask(Request::Hello { version: proto::VERSION }).await? {
+            Reply::Hello { version, pid } if version == proto::VERSION => {
+                let _ = runtime.inner.pid.set(pid);
+                Ok((runtime, receiver))
+            }
+            Reply::Hello { version, .. } => Err(Error::failed(
+                "talk to shim",
+                format!("version {version}"),
+                format!("this agent speaks version {}; stop the cluster and start it again", proto::VERSION),
+            )),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn call(&self, request: Request) -> Answer {
+        let id = self.inner.next.fetch_add(1, Ordering::Relaxed);
+        let (sender, receiver) = oneshot::channel();
+        {
+            let mut waiting = self.inner.waiting();
+            if let Some(reason) = &waiting.lost {
+                return Err(Error::Disconnected(reason.clone()));
+            }
+            waiting.calls.insert(id, sender);
+        }
+        if let Err(error) = self.inner.send(&Call { id, request }).await {
+            self.inner.waiting().calls.remove(&id);
+            return Err(Error::Disconnected(error.to_string()));
+        }
+        receiver.await.map_err(|_| Error::Disconnected("the shim has ended".to_owned()))?
+    }
+
+    async fn ask(&self, request: Request) -> Result<Reply> {
+        self.call(request).await.map(|(reply, _, _)| reply)
+    }
+
+    async fn done(&self, request: Request) -> Result<()> {
+        match self.ask(request).await? {
+            Reply::Done => Ok(()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn descriptor(&self, request: Request) -> Result<OwnedFd> {
+        let (reply, fds, _) = self.call(request).await?;
+        fds.into_iter().next().ok_or_else(|| unexpected(&reply))
+    }
+
+    /// Process id of the shim: `/proc/<pid>/root` is the node's file system with every mount in it, `/proc/<pid>/ns/net`
+    /// its network namespace.
+    pub fn pid(&self) -> i32 {
+        self.inner.pid.get().copied().unwrap_or(0)
+    }
+
+    /// The root of the node's mount namespace, as seen from the agent's.
+    pub fn node_root(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/root", self.pid()))
+    }
+
+    /// The binary that the shim runs, at a path that is good as a mount source in container specs, even after the file
+    /// it was started from has been replaced.
+    pub fn binary(&self) -> PathBuf {
+        self.inner.options.run_dir.join("skiff")
+    }
+
+    /// Makes a Pod's namespaces and shared memory.
+    pub async fn create_sandbox(&self, spec: SandboxSpec) -> Result<()> {
+        self.done(Request::CreateSandbox(spec)).await
+    }
+
+    /// The network namespace of a Pod.
+    pub async fn sandbox_netns(&self, id: &str) -> Result<OwnedFd> {
+        self.descriptor(Request::SandboxNetns(id.to_owned())).await
+    }
+
+    /// The network namespace of the node, the shim's own.
+    pub async fn node_netns(&self) -> Result<OwnedFd> {
+        self.descriptor(Request::NodeNetns).await
+    }
+
+    /// Ends and removes a Pod's containers, then its namespaces and cgroup; one that is not there is fine.
+    pub async fn remove_sandbox(&self, id: &str) -> Result<()> {
+        self.done(Request::RemoveSandbox(id.to_owned())).await
+    }
+
+    /// Creates a container; its process waits for [`Runtime::start`]. A command that cannot be executed fails here.
+    pub async fn create(&self, spec: ContainerSpec) -> Result<()> {
+        self.done(Request::Create(Box::new(spec))).await
+    }
+
+    /// Lets a created container run.
+    pub async fn start(&self, id: &str) -> Result<ContainerStatus> {
+        match self.ask(Request::Start(id.to_owned())).await? {
+            Reply::Status(status) => Ok(status),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Signals a container's first process; SIGKILL ends all of it. One that has ended is fine.
+    pub async fn kill(&self, id: &str, signal: i32) -> Result<()> {
+        self.done(Request::Kill { id: id.to_owned(), signal }).await
+    }
+
+    /// Removes a container, ending it if it runs; its log stays. One that is not there is fine.
+    pub async fn remove(&self, id: &str) -> Result<()> {
+        self.done(Request::Remove(id.to_owned())).await
+    }
+
+    /// Everything the shim holds.
+    pub async fn list(&self) -> Result<Snapshot> {
+        match self.ask(Request::List).await? {
+            Reply::Snapshot(snapshot) => Ok(snapshot),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Runs a further process in a running container; returns when it has become the command.
+    pub async fn exec(&self, id: &str, spec: ExecSpec) -> Result<Exec> {
+        let (reply, fds, exit) = self.call(Request::Exec { id: id.to_owned(), spec }).await?;
+        let (Reply::Streams { exec, stdin, stdout, stderr, pty }, Some(exit)) = (&reply, exit) else {
+            return Err(unexpected(&reply));
+        };
+        let mut fds = fds.into_iter();
+        let mut next = |there: bool| if there { fds.next() } else { None };
+        Ok(Exec {
+            id: *exec,
+            stdin: next(*stdin),
+            stdout: next(*stdout),
+            stderr: next(*stderr),
+            pty: next(*pty),
+            exit,
+        })
+    }
+
+    /// Signals a process that [`Runtime::exec`] started (an exec probe that is late).
+    pub async fn kill_exec(&self, exec: u64, signal: i32) -> Result<()> {
+        self.done(Request::KillExec { exec, signal }).await
+    }
+
+    /// The streams of a container's first process, from now on.
+    pub async fn attach(&self, id: &str) -> Result<Attach> {
+        let (reply, fds, _) = self.call(Request::Attach(id.to_owned())).await?;
+        let Reply::Streams { stdin, stdout, stderr, pty, .. } = reply else { return Err(unexpected(&reply)) };
+        let mut fds = fds.into_iter();
+        let mut next = |there: bool| if there { fds.next() } else { None };
+        Ok(Attach { stdin: next(stdin), stdout: next(stdout), stderr: next(stderr), pty: next(pty) })
+    }
+
+    /// cgroup figures of a container.
+    pub async fn stats(&self, id: &str) -> Result<Stats> {
+        match self.ask(Request::Stats(id.to_owned())).await? {
+            Reply::Stats(stats) => Ok(stats),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Mounts a tmpfs in the node's mount namespace (memory-backed volumes); write into it below [`Runtime::node_root`].
+    pub async fn mount_tmpfs(&self, path: impl Into<PathBuf>, size: Option<u64>, mode: u32) -> Result<()> {
+        self.done(Request::MountTmpfs { path: path.into(), size, mode }).await
+    }
+
+    /// Takes away what is mounted at `path` in the node's mount namespace.
+    pub async fn unmount(&self, path: impl Into<PathBuf>) -> Result<()> {
+        self.done(Request::Unmount(path.into())).await
+    }
+
+    /// Ends every container, removes the cluster's cgroups and ends the shim: the node is gone.
+    pub async fn shutdown(self) -> Result<()> {
+        let result = self.done(Request::Shutdown).await;
+        wait_for_end(self.pid()).await;
+        let options = &self.inner.options;
+        let _ = tokio::fs::remove_dir_all(&options.run_dir).await;
+        result
+    }
+}
+
+/// Waits (for seconds at most) until the shim's process is gone.
+async fn wait_for_end(pid: i32) {
+    for _ in 0..2000 {
+        // SAFETY: signal 0 only asks whether the process is there.
+        if pid <= 0 || unsafe { libc::kill(pid, 0) } != 0 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+impl Inner {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn send(&self, call: &Call) -> io::Result<()> {
+        let _turn = self.sending.lock().await;
+        loop {
+            let mut ready = self.socket.writable().await?;
+            match ready.try_io(|socket| proto::send(socket.get_ref().as_fd(), call, &[])) {
+                Ok(result) => return result,
+                Err(_would_block) => {}
+            }
+        }
+    }
+
+    fn clone_socket(&self) -> Result<AsyncFd<OwnedFd>> {
+        let copy = self.socket.get_ref().try_clone();
+        copy.and_then(watched).map_err(|error| Error::Disconnected(error.to_string()))
+    }
+
+    /// Hands a notice to whoever waits for it.
+    fn deliver(&self, notice: Notice, fds: Vec<OwnedFd>, events: &mpsc::UnboundedSender<Event>) {
+        match notice {
+            Notice::Event(event) => drop(events.send(event)),
+            Notice::ExecExited { exec, exit } => {
+                if let Some(sender) = self.waiting().execs.remove(&exec) {
+                    let _ = sender.send(exit);
+                }
+            }
+            Notice::Reply { id, result } => {
+                let mut waiting = self.waiting();
+                let Some(caller) = waiting.calls.remove(&id) else { return };
+                // Registered before anybody can ask, for the exit may be the next packet.
+                let exit = match &result {
+                    Ok(Reply::Streams { exec, .. }) if *exec != 0 => {
+                        let (sender, receiver) = oneshot::channel();
+                        waiting.execs.insert(*exec, sender);
+                        Some(receiver)
+                    }
+                    _ => None,
+                };
+                let _ = caller.send(result.map(|reply| (reply, fds, exit)));
+            }
+        }
+    }
+
+    fn lose(&self, reason: String) {
+        let mut waiting = self.waiting();
+        waiting.lost = Some(reason.clone());
+        for (_, caller) in waiting.calls.drain() {
+            let _ = caller.send(Err(Error::Disconnected(reason.clone())));
+        }
+        waiting.execs.clear();
+    }
+}
+
+/// Reads the socket until the shim or the last handle is gone.
+async fn read_notices(
+    inner: std::sync::Weak<Inner>,
+    socket: AsyncFd<OwnedFd>,
+    events: mpsc::UnboundedSender<Event>,
+) {
+    let reason = loop {
+        let packet = tokio::select! {
+            ready = socket.readable() => match ready {
+                Ok(mut ready) => match ready.try_io(|socket| proto::receive::<Notice>(socket.get_ref().as_fd())) {
+                    Ok(packet) => packet,
+                    Err(_would_block) => continue,
+                },
+                Err(error) => break error.to_string(),
+            },
+            () = tokio::time::sleep(Duration::from_secs(5)) => {
+                // All handles dropped: nothing is left to deliver to.
+                if inner.strong_count() == 0 { return } else { continue }
+            }
+        };
+        match packet {
+            Ok(Some((notice, fds))) => match inner.upgrade() {
+                Some(inner) => inner.deliver(notice, fds, &events),
+                None => return,
+            },
+            Ok(None) => break "the shim has ended or another agent took over".to_owned(),
+            Err(error) => break error.to_string(),
+        }
+    };
+    if let Some(inner) = inner.upgrade() {
+        inner.lose(reason);
+    }
+}
+
+fn connect_socket(options: &ShimOptions) -> io::Result<OwnedFd> {
+    let socket = proto::socket()?;
+    let (address, _folder) = proto::address(&options.socket)?;
+    nix::sys::socket::connect(socket.as_raw_fd(), &address)?;
+    Ok(socket)
+}
+
+fn watched(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` is open and stays the same until it is dropped, with the `AsyncFd` that owns it.
+    unsafe { AsyncFd::register(socket) }.map_err(|error| io::Error::other(error.to_string()))
+}
+
+/// Starts this very binary as a shim and waits until it listens.
+async fn spawn_shim(options: &ShimOptions) -> Result<()> {
+    let failed = |cause: String| Error::failed("start", shim::NAME, cause);
+    let json = serde_json::to_string(options).map_err(|error| failed(error.to_string()))?;
+    let output = tokio::process::Command::new("/proc/self/exe")
+        .arg0(shim::NAME)
+        .arg(json)
+        .env_clear()
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::null())
+        .output()
+        .await
+        .map_err(|error| failed(error.to_string()))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(failed(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
+}
+
+fn unexpected(reply: &Reply) -> Error {
+    Error::failed("understand", "the shim's reply", format!("{reply:?}"))
 }

@@ -5,6 +5,7 @@
 //! use, in about a millisecond. Every function takes a [`Type`], a handle into a [`Table`], so that a table made from a
 //! CustomResourceDefinition serves as well.
 
+pub mod apply;
 mod descriptions;
 pub mod json;
 pub mod openapi;

@@ -60,7 +60,7 @@ pub fn wildcard_subdomain(s: &str) -> Vec<String> {
         out.push(max_len(SUBDOMAIN_MAX));
     }
     let rest = s.strip_prefix("*.");
-    if !rest.is_some_and(|r| names::dns1123_subdomain(r).is_ok()) {
+    if rest.is_none_or(|r| names::dns1123_subdomain(r).is_err()) {
         out.push(example(
             "a wildcard DNS-1123 subdomain must start with '*.', followed by a valid DNS subdomain, which must consist of lower case alphanumeric characters, '-' or '.' and end with an alphanumeric character",
             r"\*\.[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*",

@@ -12,14 +12,17 @@ pub mod watch;
 
 use bytes::Bytes;
 use http::Method;
+use schema::Table;
+use schema::json::Duplicate;
+use schema::validate::{self, Mode};
 use serde_json::Value;
 
 use crate::body::{self, Format};
 use crate::core::Call;
+use crate::field::{FieldError, FieldErrors};
 use crate::object::{self, meta};
 use crate::resource::{Resource, Subresource};
 use crate::status::Status;
-use crate::typed::{self, FieldValidation};
 use answer::Answer;
 
 /// Runs a resource request with its whole body.
@@ -114,7 +117,7 @@ pub fn decode_object<'a>(
     let parsed = body::parse(format, &body).map_err(|why| unrecognized(&expected, format, &why, &body))?;
     let mut object = parsed.value;
     check_kind(&expected, &mut object, &body)?;
-    check_fields(call, &expected, &mut object, parsed.duplicates)?;
+    check_fields(call, &expected, &mut object, &parsed.duplicates)?;
     Ok(object)
 }
 
@@ -154,34 +157,37 @@ fn check_kind(expected: &Expected<'_>, object: &mut Value, body: &[u8]) -> Resul
     Ok(())
 }
 
-/// Types, unknown and duplicate fields of a parsed object, as `fieldValidation` asks.
+/// Types, unknown and duplicate fields of a parsed object, as `fieldValidation` asks; brings the object to its
+/// canonical form. Kinds without a schema are left as they are.
 pub fn check_fields(
     call: &Call,
     expected: &Expected<'_>,
     object: &mut Value,
-    mut found: Vec<String>,
+    duplicates: &[Duplicate],
 ) -> Result<(), Status> {
-    let mode = FieldValidation::parse(call.query.get("fieldValidation"))?;
-    let fail = |why: String| {
-        Status::bad_request(format!(
+    let mode = field_validation(call.query.get("fieldValidation"))?;
+    let Some(ty) = Table::builtin().kind(expected.group, expected.version, expected.kind) else {
+        return Ok(());
+    };
+    let found = validate::fields(ty, object, duplicates, mode);
+    if let Some(why) = validate::refusal(&found, mode) {
+        return Err(Status::bad_request(format!(
             "{} in version {:?} cannot be handled as a {}: {why}",
             expected.kind, expected.version, expected.kind
-        ))
-    };
-    if !call.row.custom {
-        object::strip_nulls(object);
-        found.extend(typed::check_fields(expected, object).map_err(fail)?);
+        )));
     }
-    match mode {
-        FieldValidation::Strict if !found.is_empty() => {
-            Err(fail(format!("strict decoding error: {}", found.join(", "))))
-        }
-        FieldValidation::Warn => {
-            found.into_iter().for_each(|text| call.cx.warn(text));
-            Ok(())
-        }
-        _ => Ok(()),
+    if mode == Mode::Warn {
+        found.iter().for_each(|text| call.cx.warn(text.to_string()));
     }
+    Ok(())
+}
+
+fn field_validation(text: &str) -> Result<Mode, Status> {
+    Mode::parse(text).ok_or_else(|| {
+        let mut errors = FieldErrors::new();
+        errors.push(FieldError::not_supported("fieldValidation", text, &["", "Ignore", "Strict", "Warn"]));
+        Status::invalid("meta.k8s.io", "CreateOptions", "", &errors)
+    })
 }
 
 /// The namespace of a body must be the one in the URL; an empty one takes it.

@@ -2,6 +2,8 @@
 //! to the new one, run by the update engine.
 
 use bytes::Bytes;
+use schema::Table;
+use schema::patch::{self, PatchError};
 use serde_json::Value;
 
 use super::answer::{self, Answer};
@@ -11,15 +13,15 @@ use crate::body;
 use crate::core::Call;
 use crate::object::{meta, set_meta};
 use crate::status::Status;
-use crate::typed;
 
-/// A JSON patch may have so many operations.
-const OPERATIONS: usize = 10_000;
+/// Media types of patches.
+const TYPES: [&str; 3] =
+    ["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json"];
 
 /// A parsed patch.
 pub enum Patch {
     /// RFC 6902.
-    Json(json_patch::Patch),
+    Json(Value),
     /// RFC 7386.
     Merge(Value),
     /// Merge by the schema's keys.
@@ -30,29 +32,21 @@ impl Patch {
     /// By media type.
     ///
     /// # Errors
-    /// 400, 413, 415.
+    /// 400, 415.
     pub fn read(call: &Call, bytes: &[u8]) -> Result<Self, Status> {
-        let decode = |e: serde_json::Error| Status::bad_request(format!("error decoding patch: {e}"));
+        let parse = || -> Result<Value, Status> {
+            serde_json::from_slice(bytes)
+                .map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))
+        };
+        let object = || match parse()? {
+            value @ Value::Object(_) => Ok(value),
+            _ => Err(Status::bad_request("error decoding patch: the patch is no object")),
+        };
         match body::media_type(&call.headers) {
-            "application/json-patch+json" => {
-                let patch: json_patch::Patch = serde_json::from_slice(bytes).map_err(decode)?;
-                if patch.0.len() > OPERATIONS {
-                    return Err(Status::new(
-                        413,
-                        "RequestEntityTooLarge",
-                        format!(
-                            "The allowed maximum operations in a JSON patch is {OPERATIONS}, got {}",
-                            patch.0.len()
-                        ),
-                    ));
-                }
-                Ok(Patch::Json(patch))
-            }
-            "application/merge-patch+json" => Ok(Patch::Merge(object_patch(bytes)?)),
-            "application/strategic-merge-patch+json" if !call.row.custom => {
-                Ok(Patch::Strategic(object_patch(bytes)?))
-            }
-            other => Err(Status::unsupported_media_type(other, &typed::PATCH_TYPES)),
+            "application/json-patch+json" => Ok(Patch::Json(parse()?)),
+            "application/merge-patch+json" => Ok(Patch::Merge(object()?)),
+            "application/strategic-merge-patch+json" if !call.row.custom => Ok(Patch::Strategic(object()?)),
+            other => Err(Status::unsupported_media_type(other, &TYPES)),
         }
     }
 
@@ -62,26 +56,30 @@ impl Patch {
     /// 400 and 422 for what does not fit the object.
     pub fn apply(&self, expected: &Expected<'_>, old: &Value) -> Result<Value, Status> {
         let mut new = old.clone();
-        match self {
-            Patch::Json(patch) => json_patch::patch(&mut new, patch).map_err(|e| {
-                Status::new(
-                    422,
-                    "Invalid",
-                    format!("the server rejected our request due to an error in our request: {e}"),
-                )
-            })?,
-            Patch::Merge(patch) => json_patch::merge(&mut new, patch),
-            Patch::Strategic(patch) => new = typed::strategic(expected, old, patch)?,
-        }
-        Ok(new)
+        let result = match self {
+            Patch::Json(patch) => patch::json(&mut new, patch),
+            Patch::Merge(patch) => {
+                patch::merge(&mut new, patch);
+                Ok(())
+            }
+            Patch::Strategic(patch) => {
+                let ty = Table::builtin().kind(expected.group, expected.version, expected.kind);
+                let ty = ty.ok_or_else(|| Status::unsupported_media_type(TYPES[2], &TYPES[..2]))?;
+                patch::strategic(ty, old.clone(), patch).map(|merged| new = merged)
+            }
+        };
+        result.map(|()| new).map_err(refused)
     }
 }
 
-fn object_patch(bytes: &[u8]) -> Result<Value, Status> {
-    match serde_json::from_slice(bytes) {
-        Ok(value @ Value::Object(_)) => Ok(value),
-        Ok(_) => Err(Status::bad_request("error decoding patch: the patch is no object")),
-        Err(e) => Err(Status::bad_request(format!("error decoding patch: {e}"))),
+fn refused(error: PatchError) -> Status {
+    match error {
+        PatchError::Malformed(text) => Status::bad_request(text),
+        PatchError::Unprocessable(why) => {
+            let text = format!("the server rejected our request due to an error in our request: {why}");
+            Status::new(422, "Invalid", text)
+        }
+        large @ PatchError::TooLarge(_) => Status::new(413, "RequestEntityTooLarge", large.to_string()),
     }
 }
 
@@ -106,7 +104,7 @@ pub fn patched(call: &Call, patch: &Patch, old: &Value) -> Result<Value, Status>
     if new["kind"] != old["kind"] || new["apiVersion"] != old["apiVersion"] {
         return Err(Status::bad_request("a patch may not change kind or apiVersion"));
     }
-    check_fields(call, &expected, &mut new, Vec::new())?;
+    check_fields(call, &expected, &mut new, &[])?;
     if meta(&new, "namespace").is_empty() {
         set_meta(&mut new, "namespace", old["metadata"]["namespace"].clone());
     }

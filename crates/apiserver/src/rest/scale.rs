@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::answer::{self, Answer};
 use super::create::Stored;
 use super::patch::Patch;
-use super::update::{self, Part};
+use super::update::{self, MakeNew, Part};
 use super::{Expected, check_fields, decode_object};
 use crate::core::Call;
 use crate::field::{FieldError, FieldErrors};
@@ -25,7 +25,7 @@ pub async fn dispatch(
     method: &Method,
     body: Bytes,
 ) -> Result<Answer, Status> {
-    let change: Box<dyn Fn(&Value) -> Result<Value, Status> + Send + Sync> = match method.as_str() {
+    let change: MakeNew<'_> = match method.as_str() {
         "GET" | "HEAD" => {
             let object = call.parse(&call.fetch(call.name()).await?)?;
             return answer::object(call, 200, view(&object));
@@ -41,7 +41,7 @@ pub async fn dispatch(
     };
     let stored = update::update(call, call.name(), Part::Computed, &|old| {
         let mut scale = change(&view(old))?;
-        check_fields(call, &Expected::from(sub), &mut scale, Vec::new())?;
+        check_fields(call, &Expected::from(sub), &mut scale, &[])?;
         scaled(call, old, &scale)
     })
     .await?;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::answer::{self, Answer};
 use super::patch::{self, Patch};
-use super::update::{self, Part};
+use super::update::{self, MakeNew, Part};
 use super::{Expected, decode_object, delete, scale};
 use crate::core::Call;
 use crate::field::{FieldError, FieldErrors};
@@ -220,7 +220,7 @@ async fn change_part(call: &Call, name: &str, method: &Method, body: Bytes) -> R
         "approval" => take_conditions,
         _ => return Err(Status::path_not_found()),
     };
-    let body: Box<dyn Fn(&Value) -> Result<Value, Status> + Send + Sync> = if method == Method::PATCH {
+    let body: MakeNew<'_> = if method == Method::PATCH {
         let patch = Patch::read(call, &body)?;
         Box::new(move |old| patch::patched(call, &patch, old))
     } else {

@@ -31,6 +31,9 @@ pub enum Part {
 /// Makes the new object from the old one, both in the form of the request's version, version included.
 pub type Change<'a> = &'a (dyn Fn(&Value) -> Result<Value, Status> + Sync);
 
+/// An owned [`Change`].
+pub type MakeNew<'a> = Box<dyn Fn(&Value) -> Result<Value, Status> + Send + Sync + 'a>;
+
 /// PUT.
 ///
 /// # Errors

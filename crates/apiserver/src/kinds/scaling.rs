@@ -1,0 +1,172 @@
+//! HorizontalPodAutoscalers, PodDisruptionBudgets, CustomResourceDefinitions.
+
+use serde_json::{Value, json};
+
+use super::checks;
+use super::rules::Rules;
+use super::selector;
+use super::value::{child, default, int, name, set, text, unset};
+use crate::field::FieldError;
+
+/// HorizontalPodAutoscalers, in the form of autoscaling/v2.
+pub const AUTOSCALER: Rules = Rules {
+    default: |object| {
+        let Some(spec) = child(object, "spec") else { return };
+        default(spec, "minReplicas", 1);
+        if unset(&spec["metrics"]) {
+            let cpu = json!([{"type": "Resource", "resource": {"name": "cpu",
+                "target": {"type": "Utilization", "averageUtilization": 80}}}]);
+            set(spec, "metrics", cpu);
+        }
+    },
+    status: |_| json!({"desiredReplicas": 0}),
+    validate: |object, errors| {
+        let spec = &object["spec"];
+        let least = int(spec, "minReplicas").unwrap_or(1);
+        let most = int(spec, "maxReplicas").unwrap_or(0);
+        if least < 1 {
+            let why = "must be greater than or equal to 1";
+            errors.push(FieldError::invalid("spec.minReplicas", least, why));
+        }
+        if most < 1 {
+            errors.push(FieldError::invalid("spec.maxReplicas", most, "must be greater than 0"));
+        } else if most < least {
+            let why = "must be greater than or equal to `minReplicas`";
+            errors.push(FieldError::invalid("spec.maxReplicas", most, why));
+        }
+        for key in ["kind", "name"] {
+            errors.form(&spec["scaleTargetRef"], "spec.scaleTargetRef", key, checks::path_segment);
+        }
+    },
+    ..Rules::NONE
+};
+
+/// PodDisruptionBudgets.
+pub const DISRUPTION_BUDGET: Rules = Rules {
+    versioned_update: true,
+    status: |_| json!({"disruptionsAllowed": 0, "currentHealthy": 0, "desiredHealthy": 0, "expectedPods": 0}),
+    validate: |object, errors| {
+        let spec = &object["spec"];
+        if !spec["minAvailable"].is_null() && !spec["maxUnavailable"].is_null() {
+            let why = "minAvailable and maxUnavailable cannot be both set";
+            errors.push(FieldError::invalid("spec", spec.clone(), why));
+        }
+        for key in ["minAvailable", "maxUnavailable"] {
+            errors.not_negative(spec, "spec", key);
+            if let Value::String(share) = &spec[key] {
+                errors.messages(&format!("spec.{key}"), share.as_str(), checks::percent(share));
+            }
+        }
+        selector::validate(&spec["selector"], "spec.selector", errors);
+        errors.optional_one_of(
+            spec,
+            "spec",
+            "unhealthyPodEvictionPolicy",
+            &["AlwaysAllow", "IfHealthyBudget"],
+        );
+    },
+    ..Rules::NONE
+};
+
+/// CustomResourceDefinitions.
+pub const DEFINITION: Rules = Rules {
+    default: |object| {
+        let Some(spec) = child(object, "spec") else { return };
+        default(spec, "conversion", json!({"strategy": "None"}));
+        if let Some(names) = child(spec, "names") {
+            let kind = text(names, "kind").to_owned();
+            default(names, "singular", kind.to_lowercase());
+            default(names, "listKind", format!("{kind}List"));
+        }
+    },
+    status: |object| {
+        let stored: Vec<&Value> = super::value::list(&object["spec"], "versions")
+            .iter()
+            .filter(|v| v["storage"] == true)
+            .map(|v| &v["name"])
+            .collect();
+        json!({"acceptedNames": {"plural": "", "kind": ""}, "storedVersions": stored})
+    },
+    validate: |object, errors| {
+        let spec = &object["spec"];
+        let (own, wanted) =
+            (name(object), format!("{}.{}", text(&spec["names"], "plural"), text(spec, "group")));
+        if own != wanted {
+            let why = "must be spec.names.plural+\".\"+spec.group";
+            errors.push(FieldError::invalid("metadata.name", own, why));
+        }
+        errors.form(spec, "spec", "group", checks::dns1123_subdomain);
+        errors.form(&spec["names"], "spec.names", "plural", checks::dns1035_label);
+        errors.present(&spec["names"], "spec.names", "kind");
+        if text(spec, "scope").is_empty() {
+            errors.push(FieldError::required("spec.scope", ""));
+        } else {
+            errors.one_of(spec, "spec", "scope", &["Cluster", "Namespaced"]);
+        }
+        let versions = super::value::list(spec, "versions");
+        let stored = versions.iter().filter(|v| v["storage"] == true).count();
+        if stored != 1 {
+            let why = "must have exactly one version marked as storage version";
+            errors.push(FieldError::invalid("spec.versions", spec["versions"].clone(), why));
+        }
+        for (i, version) in versions.iter().enumerate() {
+            let path = format!("spec.versions[{i}]");
+            errors.form(version, &path, "name", checks::dns1035_label);
+            if unset(&version["schema"]["openAPIV3Schema"]) {
+                let why = "schemas are required";
+                errors.push(FieldError::required(format!("{path}.schema.openAPIV3Schema"), why));
+            }
+        }
+    },
+    validate_update: |new, old, errors| {
+        errors.immutable(&new["spec"]["scope"], &old["spec"]["scope"], "spec.scope");
+        errors.immutable(&new["spec"]["names"]["kind"], &old["spec"]["names"]["kind"], "spec.names.kind");
+    },
+    ..Rules::NONE
+};
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::*;
+    use crate::field::FieldErrors;
+
+    fn offences(rules: Rules, mut object: Value) -> String {
+        (rules.default)(&mut object);
+        let mut errors = FieldErrors::new();
+        (rules.validate)(&object, &mut errors);
+        errors.to_string()
+    }
+
+    #[test]
+    fn budgets_and_autoscalers() {
+        assert_eq!(offences(DISRUPTION_BUDGET, json!({"spec": {"minAvailable": "50%"}})), "[]");
+        assert!(
+            offences(DISRUPTION_BUDGET, json!({"spec": {"minAvailable": 1, "maxUnavailable": 1}}))
+                .ends_with("minAvailable and maxUnavailable cannot be both set")
+        );
+        let hpa = |max: i64| json!({"spec": {"minReplicas": 2, "maxReplicas": max, "scaleTargetRef": {"kind": "Deployment", "name": "web"}}});
+        assert_eq!(offences(AUTOSCALER, hpa(3)), "[]");
+        assert_eq!(
+            offences(AUTOSCALER, hpa(1)),
+            "spec.maxReplicas: Invalid value: 1: must be greater than or equal to `minReplicas`"
+        );
+    }
+
+    #[test]
+    fn definitions() {
+        let definition = |name: &str| {
+            json!({"metadata": {"name": name}, "spec": {"group": "x.example", "scope": "Namespaced",
+            "names": {"plural": "things", "kind": "Thing"},
+            "versions": [{"name": "v1", "storage": true, "served": true, "schema": {"openAPIV3Schema": {"type": "object"}}}]}})
+        };
+        assert_eq!(offences(DEFINITION, definition("things.x.example")), "[]");
+        assert!(
+            offences(DEFINITION, definition("things"))
+                .starts_with("metadata.name: Invalid value: \"things\"")
+        );
+        let mut object = definition("things.x.example");
+        (DEFINITION.default)(&mut object);
+        assert_eq!(object["spec"]["names"]["listKind"], "ThingList");
+    }
+}

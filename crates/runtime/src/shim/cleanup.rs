@@ -1,0 +1,32 @@
+//! Ending what a shim left behind that did not end in order (killed, or the machine lost power).
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use crate::cgroup::Cgroups;
+use crate::client::ShimOptions;
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Kills every process in the cluster's cgroup, removes it, and empties the run folder of container state.
+pub fn end_leftovers(cgroups: &Cgroups, options: &ShimOptions) -> Result<(), String> {
+    let deadline = Instant::now() + PATIENCE;
+    while !cgroups.processes(&options.cgroup).is_empty() {
+        cgroups.kill(&options.cgroup);
+        if Instant::now() > deadline {
+            return Err(format!("processes of an earlier node in cgroup {} do not end", options.cgroup));
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    cgroups.remove(&options.cgroup).map_err(|error| format!("remove cgroup {}: {error}", options.cgroup))?;
+    for folder in ["state", "bundles", "exec", "tty", "shm"] {
+        let folder = options.run_dir.join(folder);
+        match fs::remove_dir_all(&folder) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(format!("remove {}: {error}", folder.display()));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
