@@ -10,6 +10,7 @@ mod answer;
 mod components;
 pub mod node;
 mod report;
+mod tls;
 
 use std::sync::Arc;
 
