@@ -5,10 +5,16 @@
 //! heartbeat; clients reach logs and streams through the HTTPS server on port 10250 (`server`).
 
 pub mod backoff;
+pub mod config;
+pub mod directory;
 pub mod edge;
 pub mod hosts;
+pub mod logs;
+pub mod node;
+pub mod patch;
 pub mod pod;
-pub mod quantity;
+pub mod probe;
+pub mod process;
 pub mod spec;
 pub mod volume;
 pub mod worker;
