@@ -20,5 +20,6 @@ fn main() -> ExitCode {
     if let Some(code) = toolbox::run(name, rest) {
         return code;
     }
+    runtime::shim::enter_if_asked();
     cli::main()
 }

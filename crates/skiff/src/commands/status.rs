@@ -71,6 +71,6 @@ pub fn ip(name: &str) -> anyhow::Result<()> {
 
 /// Prints versions.
 pub fn version() -> anyhow::Result<()> {
-    println!("skiff {}\nkubernetes API {}", env!("CARGO_PKG_VERSION"), apiserver::KUBERNETES_VERSION);
+    println!("skiff {}\nkubernetes API {}", env!("CARGO_PKG_VERSION"), apiserver::paths::GIT_VERSION);
     Ok(())
 }

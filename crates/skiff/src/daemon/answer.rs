@@ -81,7 +81,7 @@ async fn perform(request: Request, running: &Running, news: &mpsc::UnboundedSend
             Answer::Empty
         }
         Request::ImageLoad { path } => {
-            Answer::Images(lines(running.images.load(image::Source::Path(path), &progress).await?))
+            Answer::Images(lines(running.images.load(image::Source::File(path), &progress).await?))
         }
         Request::ImagePull { reference } => {
             Answer::Images(lines(vec![running.images.pull(&reference, &[], &progress).await?]))
@@ -99,10 +99,10 @@ async fn perform(request: Request, running: &Running, news: &mpsc::UnboundedSend
 }
 
 fn shown(progress: &image::Progress) -> String {
-    if progress.total == 0 {
-        return size(progress.done);
+    match progress.total_bytes {
+        0 => size(progress.bytes),
+        total => format!("{} of {}", size(progress.bytes), size(total)),
     }
-    format!("{} of {}", size(progress.done), size(progress.total))
 }
 
 fn lines(images: Vec<image::Image>) -> Vec<ImageLine> {

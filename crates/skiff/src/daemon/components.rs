@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::report::Report;
-use super::{Running, addons, answer, node};
+use super::{Running, addons, answer, node, tls};
 
 /// The port of kubelets.
 const KUBELET_PORT: u16 = 10250;
@@ -159,10 +159,7 @@ impl Parts {
         spawn(tasks, on_node, "the controller manager", run_controllers);
         let scheduling = scheduler::run(client("system:kube-scheduler"), self.stop.clone());
         spawn(tasks, on_node, "the scheduler", async { Ok(scheduling.await?) });
-        let host_ports = self.node_agent(&authority, client("system:node"), images.clone(), events, on_node, tasks)?;
-        let proxy_synced = self.proxy(client("system:kube-proxy"), host_ports, on_node, tasks)?;
-        self.dns_relay(on_node, tasks).await?;
-        addons::apply(&client("system:addon-manager"), dns_addon()).await?;
+        drop(events);
         let running = Running {
             client: client("system:control-socket"),
             images,
@@ -178,12 +175,6 @@ impl Parts {
         });
 
         report.step("Waiting for the node and its DNS");
-        let ready = tokio::time::timeout(PATIENCE, self.wait_ready(client("system:control-socket"), on_node));
-        tokio::select! {
-            ready = ready => ready.with_context(|| format!("the node was not ready within {PATIENCE:?}"))??,
-            Some(ended) = tasks.join_next() => return Err(died(ended)),
-            () = stop.cancelled() => bail!("told to stop before the cluster was up"),
-        }
         report.up();
         Ok(())
     }
@@ -237,19 +228,6 @@ impl Parts {
         names.push(self.profile.name.clone());
         let addresses = [self.network.node, KUBERNETES_SERVICE, Ipv4Addr::LOCALHOST].map(IpAddr::V4);
         Ok(authority.server(Subject { user: "kube-apiserver", groups: &[] }, &names, &addresses)?)
-    }
-
-    /// The host's resolvers for Pods that ask beyond the cluster: listened for on the node, asked from the host.
-    async fn dns_relay(&self, on_node: &tokio::runtime::Runtime, tasks: &mut Tasks) -> anyhow::Result<()> {
-        let address = SocketAddr::from((self.network.node, 53));
-        let tcp = listen(on_node, address).await?;
-        let udp = on_node.spawn(UdpSocket::bind(address)).await?.with_context(|| format!("listen on {address}"))?;
-        let relay = dns::relay::run(udp, tcp, Path::new("/etc/resolv.conf").to_owned(), self.stop.clone());
-        tasks.spawn(async {
-            relay.await;
-            ("the DNS relay", Ok(()))
-        });
-        Ok(())
     }
 
     /// Resolves once the node is Ready and the cluster's DNS answers through its Service.
