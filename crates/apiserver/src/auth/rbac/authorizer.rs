@@ -126,6 +126,8 @@ async fn follow(rbac: std::sync::Weak<Rbac>, objects: Arc<dyn Objects>, plural: 
             });
             reconcile_aggregates(&strong, objects.as_ref(), plural).await;
         }
+        // The watch fell behind, or the server stops: without a pause the latter would list without end.
+        tokio::time::sleep(RETRY).await;
     }
 }
 
