@@ -143,7 +143,7 @@ pub fn main() -> ExitCode {
             Ok(())
         }
         Command::Daemon => crate::daemon::run(profile),
-        Command::Dns { .. } => Ok(()),
+        Command::Dns { options } => commands::dns::run(&options),
     };
     report(outcome.map(|()| ExitCode::SUCCESS))
 }

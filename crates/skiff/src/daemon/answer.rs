@@ -55,7 +55,8 @@ async fn answer(stream: UnixStream, running: Running) -> anyhow::Result<()> {
     BufReader::new(read).read_line(&mut line).await.context("read the request")?;
     let request: Request = serde_json::from_str(&line).context("parse the request")?;
     let (tx, mut rx) = mpsc::unbounded_channel();
-    let work = tokio::spawn(async move {
+    let host = running.host.clone();
+    let work = host.spawn(async move {
         let reply = match perform(request, &running, &tx).await {
             Ok(answer) => Reply::Done(answer),
             Err(error) => Reply::Failed(format!("{error:#}")),

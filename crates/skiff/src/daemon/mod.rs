@@ -8,6 +8,7 @@
 mod addons;
 mod answer;
 mod components;
+mod edges;
 pub mod node;
 mod report;
 mod tls;
@@ -25,8 +26,8 @@ use report::Report;
 pub fn run(name: &str) -> anyhow::Result<()> {
     need_root()?;
     let profile = Profile::new(name)?;
-    let report = Report::new();
-    let outcome = supervise(&profile, &report);
+    let report = Arc::new(Report::new());
+    let outcome = supervise(&profile, report.clone());
     if let Err(error) = &outcome {
         tracing::error!("{error:#}");
         report.failed(error);
@@ -34,7 +35,7 @@ pub fn run(name: &str) -> anyhow::Result<()> {
     outcome
 }
 
-fn supervise(profile: &Profile, report: &Report) -> anyhow::Result<()> {
+fn supervise(profile: &Profile, report: Arc<Report>) -> anyhow::Result<()> {
     // The caller's terminal must not take the cluster down with it; a daemon that already leads its session is fine.
     let _ = nix::unistd::setsid();
     log_to_stderr();
@@ -51,14 +52,19 @@ fn supervise(profile: &Profile, report: &Report) -> anyhow::Result<()> {
     })
 }
 
-fn log_to_stderr() {
+/// Log lines go to standard error; `SKIFF_LOG` says which (default: info).
+pub fn log_to_stderr() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("SKIFF_LOG");
     let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,tower=warn,hyper=warn"));
     // Only fails when one is installed already, and then there is nothing to do.
     let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).try_init();
 }
 
-async fn stop_on_signal(stop: CancellationToken) -> anyhow::Result<()> {
+/// Cancels `stop` on SIGTERM or SIGINT.
+///
+/// # Errors
+/// When signals cannot be listened for.
+pub async fn stop_on_signal(stop: CancellationToken) -> anyhow::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut term = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut int = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
@@ -83,4 +89,6 @@ struct Running {
     images: Arc<image::Store>,
     node_name: String,
     stop: CancellationToken,
+    /// The runtime on the host's side, from which images are pulled.
+    host: tokio::runtime::Handle,
 }
