@@ -83,24 +83,27 @@ pub fn tear_down(profile: &Profile) -> anyhow::Result<()> {
     runtime.block_on(remove(profile, None))
 }
 
-/// Ends the shim (connected, or still to be reached) and removes the host's side of the network.
+/// Ends the shim, or what a dead one has left, and removes the host's side of the network.
 ///
 /// # Errors
 /// All that could not be removed.
 pub async fn remove(profile: &Profile, shim: Option<runtime::Runtime>) -> anyhow::Result<()> {
-    let mut failures = Vec::new();
+    let options = super::components::shim_options(profile);
     let shim = match shim {
         Some(shim) => Some(shim),
-        None => runtime::Runtime::connect(super::components::shim_options(profile)).await.ok().map(|(shim, _)| shim),
+        None => runtime::Runtime::connect(options.clone()).await.ok().map(|(shim, _)| shim),
     };
-    if let Some(shim) = shim
-        && let Err(error) = shim.shutdown().await
-    {
-        failures.push(format!("end the node: {error}"));
-    }
-    if let Err(error) = super::components::remove_host_network(profile).await {
-        failures.push(format!("{error:#}"));
-    }
+    let ended = match shim {
+        Some(shim) => shim.shutdown().await,
+        None => Ok(()),
+    };
+    // A shim that died with the answer on its lips has left its containers.
+    let swept = runtime::Runtime::remove_leftovers(options).await;
+    let unlinked = super::components::remove_host_network(profile).await;
+    let failures: Vec<String> = [ended.and(swept).err().map(|e| format!("end the node: {e}")), unlinked.err().map(|e| format!("{e:#}"))]
+        .into_iter()
+        .flatten()
+        .collect();
     if failures.is_empty() {
         return Ok(());
     }
