@@ -55,7 +55,8 @@ async fn run(client: &Client, time: Duration) -> anyhow::Result<Figures> {
 }
 
 fn config_map(name: String) -> ConfigMap {
-    let metadata = ObjectMeta { name: Some(name), namespace: Some(NAMESPACE.into()), ..ObjectMeta::default() };
+    let metadata =
+        ObjectMeta { name: Some(name), namespace: Some(NAMESPACE.into()), ..ObjectMeta::default() };
     let data = BTreeMap::from([("value".to_owned(), "x".repeat(100))]);
     ConfigMap { metadata, data: Some(data), ..ConfigMap::default() }
 }
@@ -91,7 +92,8 @@ async fn puts(time: Duration) -> anyhow::Result<(f64, Vec<Duration>)> {
             let began = Instant::now();
             while began.elapsed() < time {
                 let at = Instant::now();
-                etcd::put(&mut sender, &format!("/registry/configmaps/b/c-{c}-{}", times.len()), &value).await?;
+                etcd::put(&mut sender, &format!("/registry/configmaps/b/c-{c}-{}", times.len()), &value)
+                    .await?;
                 times.push(at.elapsed());
             }
             anyhow::Ok(times)
@@ -145,7 +147,8 @@ async fn watches(client: &Client) -> anyhow::Result<Vec<Duration>> {
     let mut seen = Vec::new();
     while seen.len() < WRITES * WATCHERS {
         let next = tokio::time::timeout(Duration::from_secs(5), rx.recv()).await;
-        let (name, at) = next.with_context(|| format!("{} of {} events seen", seen.len(), WRITES * WATCHERS))?
+        let (name, at) = next
+            .with_context(|| format!("{} of {} events seen", seen.len(), WRITES * WATCHERS))?
             .context("all watchers ended")?;
         if let Some(since) = written.get(&name) {
             seen.push(at - *since);

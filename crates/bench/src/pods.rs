@@ -45,13 +45,16 @@ async fn one_by_one(client: &Client) -> anyhow::Result<Vec<Duration>> {
     let mut times = Vec::new();
     for i in 0..ONE_BY_ONE {
         let name = format!("bench-{i}");
-        let from = api.list(&ListParams::default().limit(1)).await?.metadata.resource_version.unwrap_or_default();
+        let from =
+            api.list(&ListParams::default().limit(1)).await?.metadata.resource_version.unwrap_or_default();
         let watch = WatchParams::default().fields(&format!("metadata.name={name}"));
         let mut events = Box::pin(api.watch(&watch, &from).await?);
         let began = Instant::now();
         api.create(&PostParams::default(), &pod(&name)?).await?;
         loop {
-            let next = tokio::time::timeout(LIMIT, events.try_next()).await.context("the Pod did not run in time")?;
+            let next = tokio::time::timeout(LIMIT, events.try_next())
+                .await
+                .context("the Pod did not run in time")?;
             let Some(WatchEvent::Added(pod) | WatchEvent::Modified(pod)) = next? else { continue };
             let status = pod.status.unwrap_or_default();
             if status.phase.as_deref() == Some("Running") && status.pod_ip.is_some() {
@@ -96,7 +99,11 @@ async fn many(client: &Client) -> anyhow::Result<Duration> {
         tokio::time::sleep(Duration::from_millis(100)).await;
         if began.elapsed() > LIMIT * 2 {
             let left = pods.list(&ListParams::default().labels("bench=many")).await?;
-            bail!("{} Pods did not go away, first {:?}", left.items.len(), left.items.first().map(ResourceExt::name_any));
+            bail!(
+                "{} Pods did not go away, first {:?}",
+                left.items.len(),
+                left.items.first().map(ResourceExt::name_any)
+            );
         }
     }
     Ok(time)

@@ -14,7 +14,9 @@ use crate::commands;
 /// kubectl at it; everything else is kubectl as ever.
 #[derive(Debug, Parser)]
 #[command(name = "skiff", version, disable_help_subcommand = true)]
-#[command(after_help = "Examples:\n  sudo skiff start                     make a cluster, or start it again\n  sudo skiff image load nginx.tar      give it an image without a registry\n  kubectl create deploy web --image=nginx && kubectl expose deploy web --port=80\n  sudo skiff delete                    leave nothing behind")]
+#[command(
+    after_help = "Examples:\n  sudo skiff start                     make a cluster, or start it again\n  sudo skiff image load nginx.tar      give it an image without a registry\n  kubectl create deploy web --image=nginx && kubectl expose deploy web --port=80\n  sudo skiff delete                    leave nothing behind"
+)]
 pub struct Cli {
     /// The cluster's name; also its kubeconfig context and its node.
     #[arg(short, long, global = true, env = "SKIFF_PROFILE", default_value = "skiff")]
@@ -115,7 +117,11 @@ pub enum Output {
 
 impl Output {
     /// Prints a value in this form; `text` makes the human one.
-    pub fn print<T: serde::Serialize>(self, value: &T, text: impl FnOnce(&T) -> String) -> anyhow::Result<()> {
+    pub fn print<T: serde::Serialize>(
+        self,
+        value: &T,
+        text: impl FnOnce(&T) -> String,
+    ) -> anyhow::Result<()> {
         match self {
             Self::Text => anstream::print!("{}", text(value)),
             Self::Json => println!("{}", serde_json::to_string_pretty(value)?),

@@ -96,7 +96,11 @@ pub struct ImageLine {
 ///
 /// # Errors
 /// What the daemon says, or that it broke off.
-pub fn ask(socket: &Path, request: &Request, mut progress: impl FnMut(&Reply)) -> anyhow::Result<Option<Answer>> {
+pub fn ask(
+    socket: &Path,
+    request: &Request,
+    mut progress: impl FnMut(&Reply),
+) -> anyhow::Result<Option<Answer>> {
     use std::io::ErrorKind::{ConnectionRefused, NotFound};
     let mut stream = match UnixStream::connect(socket) {
         Ok(stream) => stream,

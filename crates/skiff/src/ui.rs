@@ -85,7 +85,8 @@ pub fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
     };
     let widths: Vec<usize> = (0..headings.len()).map(width).collect();
     let line = |cells: &[&str]| {
-        let padded: Vec<String> = cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        let padded: Vec<String> =
+            cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
         padded.join("   ").trim_end().to_owned() + "\n"
     };
     let mut text = line(headings);

@@ -34,7 +34,10 @@ impl Cluster {
     #[track_caller]
     pub fn skiff(&self, line: &str) -> Ran {
         let mut command = Command::new(&self.binary);
-        command.args(["-p", &self.profile]).args(line.split_whitespace()).env("KUBECONFIG", self.kubeconfig());
+        command
+            .args(["-p", &self.profile])
+            .args(line.split_whitespace())
+            .env("KUBECONFIG", self.kubeconfig());
         run(&mut command)
     }
 

@@ -47,9 +47,8 @@ impl Ran {
 pub fn run(command: &mut Command) -> Ran {
     let line = format!("{command:?}");
     let output = command.output();
-    let Output { status, stdout, stderr } = output.unwrap_or_else(|e| {
-        panic!("cannot run {line}: {e}; the tests' tools are installed by: make deps")
-    });
+    let Output { status, stdout, stderr } = output
+        .unwrap_or_else(|e| panic!("cannot run {line}: {e}; the tests' tools are installed by: make deps"));
     Ran {
         line,
         ok: status.success(),

@@ -24,9 +24,8 @@ pub fn binaries() -> Vec<PathBuf> {
     let main = found.expect("no kubectl on the PATH; install it: make deps");
     let real = main.canonicalize().unwrap_or_else(|_| main.clone());
     let beside = real.parent().and_then(|dir| std::fs::read_dir(dir).ok()).into_iter().flatten();
-    let is_version = |p: &PathBuf| {
-        p.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with("kubectl.1."))
-    };
+    let is_version =
+        |p: &PathBuf| p.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with("kubectl.1."));
     let mut all: Vec<PathBuf> = beside.filter_map(|e| Some(e.ok()?.path())).filter(is_version).collect();
     all.sort();
     all.insert(0, main);

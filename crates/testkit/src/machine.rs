@@ -71,7 +71,8 @@ fn collect(dir: &Path, depth: usize, see: &mut dyn FnMut(&Path)) {
 /// Processes of ours: the daemon, the shim, and whatever runs in a skiff cgroup.
 fn processes() -> BTreeSet<String> {
     let Ok(entries) = std::fs::read_dir("/proc") else { return BTreeSet::new() };
-    let dirs = entries.flatten().filter(|e| e.file_name().to_string_lossy().bytes().all(|b| b.is_ascii_digit()));
+    let dirs =
+        entries.flatten().filter(|e| e.file_name().to_string_lossy().bytes().all(|b| b.is_ascii_digit()));
     let ours = dirs.filter_map(|e| {
         let comm = std::fs::read_to_string(e.path().join("comm")).ok()?;
         let cgroup = std::fs::read_to_string(e.path().join("cgroup")).unwrap_or_default();

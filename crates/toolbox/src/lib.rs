@@ -19,7 +19,8 @@ pub use error::Error;
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// The names under which the image links to the binary.
-pub const APPLETS: [&str; 9] = ["serve", "wget", "nslookup", "sleep", "cat", "hostname", "env", "pause", "true"];
+pub const APPLETS: [&str; 9] =
+    ["serve", "wget", "nslookup", "sleep", "cat", "hostname", "env", "pause", "true"];
 
 /// Runs the program called `applet` with its arguments (without the name). `None` when there is no such program.
 pub fn run(applet: &str, args: &[String]) -> Option<ExitCode> {

@@ -50,7 +50,10 @@ pub fn pause() -> Result<()> {
         let reap = async {
             loop {
                 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-                while !matches!(waitpid(None, Some(WaitPidFlag::WNOHANG)), Ok(WaitStatus::StillAlive) | Err(_)) {}
+                while !matches!(
+                    waitpid(None, Some(WaitPidFlag::WNOHANG)),
+                    Ok(WaitStatus::StillAlive) | Err(_)
+                ) {}
                 if ended.recv().await.is_none() {
                     return;
                 }

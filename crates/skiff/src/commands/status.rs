@@ -33,7 +33,9 @@ pub fn run(name: &str, output: Output) -> anyhow::Result<ExitCode> {
         daemon: status.as_ref().map_or_else(stopped, |s| s.daemon.clone()),
         node: status.as_ref().map_or_else(stopped, |s| s.node.clone()),
         address: profile.network()?.map(|n| n.node.to_string()),
-        pods: status.as_ref().map_or_else(String::new, |s| format!("{} of {} running", s.pods_running, s.pods)),
+        pods: status
+            .as_ref()
+            .map_or_else(String::new, |s| format!("{} of {} running", s.pods_running, s.pods)),
         kubeconfig: configured(&profile).to_owned(),
     };
     output.print(&report, text)?;

@@ -20,7 +20,9 @@ use crate::ui::size;
 /// When it cannot be made.
 pub fn listen(path: &Path) -> anyhow::Result<UnixListener> {
     match std::fs::remove_file(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e).context("remove the old control socket"),
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            return Err(e).context("remove the old control socket");
+        }
         _ => {}
     }
     let listener = UnixListener::bind(path).with_context(|| format!("listen on {}", path.display()))?;
@@ -71,7 +73,11 @@ async fn answer(stream: UnixStream, running: Running) -> anyhow::Result<()> {
     work.await.context("the request's task died")
 }
 
-async fn perform(request: Request, running: &Running, news: &mpsc::UnboundedSender<Reply>) -> anyhow::Result<Answer> {
+async fn perform(
+    request: Request,
+    running: &Running,
+    news: &mpsc::UnboundedSender<Reply>,
+) -> anyhow::Result<Answer> {
     let progress = |p: image::Progress| {
         let _ = news.send(Reply::Detail(shown(&p)));
     };
@@ -113,7 +119,8 @@ fn lines(images: Vec<image::Image>) -> Vec<ImageLine> {
         size: image.size,
         side_loaded: image.side_loaded,
     };
-    let mut all: Vec<ImageLine> = images.iter().flat_map(|i| i.references.iter().map(move |r| line(i, r))).collect();
+    let mut all: Vec<ImageLine> =
+        images.iter().flat_map(|i| i.references.iter().map(move |r| line(i, r))).collect();
     all.sort_by(|a, b| a.reference.cmp(&b.reference));
     all
 }

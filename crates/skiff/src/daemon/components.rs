@@ -101,8 +101,9 @@ async fn prepare_network(profile: &Profile, netns: Arc<OwnedFd>) -> anyhow::Resu
         let known = profile.network()?;
         let subnet = match &known {
             Some(network) => ipnet::Ipv4Net::new(network.gateway, network.prefix)?.trunc(),
-            None => podnet::subnet::choose(&podnet::used_networks(&profile.name)?)
-                .context("every private network of ours is in use by this host; free one of 192.168.0.0/16")?,
+            None => podnet::subnet::choose(&podnet::used_networks(&profile.name)?).context(
+                "every private network of ours is in use by this host; free one of 192.168.0.0/16",
+            )?,
         };
         let run_dir = run_root(&profile).to_owned();
         let host = podnet::HostNetwork { profile: profile.name.clone(), subnet, run_dir };
@@ -193,15 +194,22 @@ impl Parts {
 
     /// The image store, with the running binary as the built-in image.
     fn images(&self) -> anyhow::Result<Arc<image::Store>> {
-        let registries =
-            image::RegistryConfig { docker_config: image::host_docker_config(), ..image::RegistryConfig::default() };
-        let images = image::Store::open(&self.profile.images(), registries).context("open the image store")?;
+        let registries = image::RegistryConfig {
+            docker_config: image::host_docker_config(),
+            ..image::RegistryConfig::default()
+        };
+        let images =
+            image::Store::open(&self.profile.images(), registries).context("open the image store")?;
         let builtin = image::Builtin { applets: &toolbox::APPLETS, env: &[] };
         images.set_builtin(BUILTIN_IMAGE, builtin).context("make the built-in image")?;
         Ok(images)
     }
 
-    async fn api_server(&self, authority: &Authority, tasks: &mut Tasks) -> anyhow::Result<Arc<apiserver::ApiServer>> {
+    async fn api_server(
+        &self,
+        authority: &Authority,
+        tasks: &mut Tasks,
+    ) -> anyhow::Result<Arc<apiserver::ApiServer>> {
         let store = storage::Embedded::open(&self.profile.store(), storage::Options::default())?;
         let subject = Subject { user: "kube-apiserver-kubelet-client", groups: &["system:masters"] };
         let config = apiserver::Config {
@@ -281,7 +289,10 @@ impl Parts {
                 pod_cidr: None,
                 max_pods: 110,
                 runtime_handlers: Vec::new(),
-                pause: Some(kubelet::Pause { image: BUILTIN_IMAGE.to_owned(), args: vec!["pause".to_owned()] }),
+                pause: Some(kubelet::Pause {
+                    image: BUILTIN_IMAGE.to_owned(),
+                    args: vec!["pause".to_owned()],
+                }),
             },
             client: client.clone(),
             containers: Arc::new(self.shim.clone()),
@@ -334,7 +345,12 @@ impl Parts {
         Ok(())
     }
 
-    fn control_socket(&self, client: Client, images: Arc<image::Store>, tasks: &mut Tasks) -> anyhow::Result<()> {
+    fn control_socket(
+        &self,
+        client: Client,
+        images: Arc<image::Store>,
+        tasks: &mut Tasks,
+    ) -> anyhow::Result<()> {
         let listener = answer::listen(&self.profile.control_socket())?;
         let node_name = self.profile.name.clone();
         let running =
@@ -354,13 +370,16 @@ impl Parts {
             let conditions = node.and_then(|n| n.status.as_ref()?.conditions.as_ref());
             conditions.into_iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True")
         };
-        kube::runtime::wait::await_condition(nodes, &self.profile.name, is_ready).await.context("watch the node")?;
+        kube::runtime::wait::await_condition(nodes, &self.profile.name, is_ready)
+            .await
+            .context("watch the node")?;
         proxied.wait_for(|synced| *synced).await.context("the service proxy ended")?;
         let servers = vec![SocketAddr::from((DNS_SERVICE, 53))];
         let resolver = toolbox::resolve::Resolver { servers, search: Vec::new(), ndots: 1 };
         let name = format!("kubernetes.default.svc.{CLUSTER_DOMAIN}");
         loop {
-            let asked = tokio::time::timeout(Duration::from_millis(250), resolver.query(&name, RecordType::A));
+            let asked =
+                tokio::time::timeout(Duration::from_millis(250), resolver.query(&name, RecordType::A));
             if let Ok(Ok((_, answer))) = asked.await
                 && answer.metadata.response_code == ResponseCode::NoError
             {

@@ -33,7 +33,8 @@ impl NodePods {
 
     async fn open(&self) -> Result<Arc<PodNetwork>, EdgeError> {
         let nodes: Api<Node> = Api::all(self.client.clone());
-        let ranges_of = |node: &Node| node.spec.as_ref().and_then(|s| s.pod_cidrs.clone()).unwrap_or_default();
+        let ranges_of =
+            |node: &Node| node.spec.as_ref().and_then(|s| s.pod_cidrs.clone()).unwrap_or_default();
         let has_ranges = |node: Option<&Node>| node.is_some_and(|n| !ranges_of(n).is_empty());
         let node = kube::runtime::wait::await_condition(nodes, &self.node_name, has_ranges).await;
         let node = node.map_err(|e| EdgeError::new("waiting for the node's Pod addresses", e))?;

@@ -57,7 +57,11 @@ pub fn log_to_stderr() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("SKIFF_LOG");
     let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,tower=warn,hyper=warn"));
     // Only fails when one is installed already, and then there is nothing to do.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).try_init();
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .try_init();
 }
 
 /// Cancels `stop` on SIGTERM or SIGINT.

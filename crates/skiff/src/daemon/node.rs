@@ -33,7 +33,11 @@ pub fn lock(profile: &Profile) -> anyhow::Result<Flock<File>> {
 ///
 /// # Errors
 /// When threads cannot be made.
-pub fn runtime(name: &str, threads: usize, netns: Option<OwnedFd>) -> anyhow::Result<tokio::runtime::Runtime> {
+pub fn runtime(
+    name: &str,
+    threads: usize,
+    netns: Option<OwnedFd>,
+) -> anyhow::Result<tokio::runtime::Runtime> {
     let netns = netns.map(Arc::new);
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads)
@@ -100,10 +104,13 @@ pub async fn remove(profile: &Profile, shim: Option<runtime::Runtime>) -> anyhow
     // A shim that died with the answer on its lips has left its containers.
     let swept = runtime::Runtime::remove_leftovers(options).await;
     let unlinked = super::components::remove_host_network(profile).await;
-    let failures: Vec<String> = [ended.and(swept).err().map(|e| format!("end the node: {e}")), unlinked.err().map(|e| format!("{e:#}"))]
-        .into_iter()
-        .flatten()
-        .collect();
+    let failures: Vec<String> = [
+        ended.and(swept).err().map(|e| format!("end the node: {e}")),
+        unlinked.err().map(|e| format!("{e:#}")),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
     if failures.is_empty() {
         return Ok(());
     }
