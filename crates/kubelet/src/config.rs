@@ -49,6 +49,8 @@ pub struct Config {
     pub node_labels: BTreeMap<String, String>,
     /// Annotations of the Node.
     pub node_annotations: BTreeMap<String, String>,
+    /// The range from which this node's Pods get addresses, if the node knows it itself.
+    pub pod_cidr: Option<String>,
     /// How many Pods the node takes; upstream's default is 110.
     pub max_pods: u32,
     /// RuntimeClass handlers that this node has besides the default.

@@ -4,10 +4,9 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use runtime::ExecSpec;
-use tokio::io::AsyncReadExt;
-use tokio::net::unix::pipe;
 
 use crate::edge::{Containers, EdgeError};
+use crate::fd::Fd;
 
 /// Output kept, as upstream keeps it.
 const KEPT: usize = 10 * 1024;
@@ -38,6 +37,7 @@ pub async fn run(
 ) -> Result<Outcome, EdgeError> {
     let spec = ExecSpec { args: args.to_vec(), tty: false, stdin: false, stdout: true, stderr: true };
     let started = containers.exec(id, spec).await?;
+    let exec = started.id;
     let work = async {
         let (out, err) = tokio::join!(collect(started.stdout), collect(started.stderr));
         let code = started.exit.await.map_or(-1, |exit| exit.code);
@@ -48,13 +48,21 @@ pub async fn run(
     };
     match timeout {
         None => Ok(work.await),
-        Some(limit) => Ok(tokio::time::timeout(limit, work).await.unwrap_or(Outcome::TimedOut)),
+        Some(limit) => match tokio::time::timeout(limit, work).await {
+            Ok(outcome) => Ok(outcome),
+            Err(_) => {
+                if let Err(error) = containers.kill_exec(exec, libc::SIGKILL).await {
+                    tracing::debug!(id, %error, "ending a command that took too long");
+                }
+                Ok(Outcome::TimedOut)
+            }
+        },
     }
 }
 
 async fn collect(fd: Option<OwnedFd>) -> Vec<u8> {
     let mut kept = Vec::new();
-    let Some(Ok(mut pipe)) = fd.map(pipe::Receiver::from_owned_fd) else { return kept };
+    let Some(Ok(pipe)) = fd.map(Fd::new) else { return kept };
     let mut buffer = [0u8; 4096];
     // Read on after the limit, so that the command does not block on a full pipe.
     while let Ok(n @ 1..) = pipe.read(&mut buffer).await {

@@ -97,6 +97,11 @@ fn kind(volume: &Volume) -> String {
     kind.unwrap_or_else(|| "unknown".into())
 }
 
+/// A node path as the agent sees it from its own mount namespace.
+fn view(node_root: &Path, path: &Path) -> PathBuf {
+    node_root.join(path.strip_prefix("/").unwrap_or(path))
+}
+
 async fn empty_dir(
     agent: &Agent,
     source: &EmptyDirVolumeSource,
@@ -116,9 +121,9 @@ async fn empty_dir(
         "Memory" => {
             let limit = source.size_limit.as_ref().and_then(client::quantity::units).filter(|n| *n > 0);
             let size = limit.and_then(|n| u64::try_from(n).ok());
-            // World-writable as upstream's; the set-group bit is of no use without the group, which only the shim
-            // could set.
             agent.containers.mount_tmpfs(target, size, 0o777).await.map_err(|e| e.to_string())?;
+            let seen = view(&agent.containers.node_root(), target);
+            group.map_or(Ok(()), |g| ownership::set_group(&seen, g, false)).map_err(text)?;
         }
         other => return Err(format!("emptyDir medium \"{other}\" is not supported by this node")),
     }
@@ -167,6 +172,7 @@ pub fn binds(
     paths: &PodPaths,
     pod: &Pod,
     container: &Container,
+    node_root: &Path,
     lookup: impl Fn(&str) -> Option<String>,
 ) -> Result<Vec<Bind>, SpecError> {
     let mut binds = Vec::new();
@@ -182,20 +188,17 @@ pub fn binds(
         };
         let memory = volume.empty_dir.as_ref().is_some_and(|e| e.medium.as_deref() == Some("Memory"));
         let source = match sub {
-            // The agent does not see the shim's mounts, so it cannot look for links inside.
-            Some(_) if memory => {
-                let why = format!(
-                    "subPath in the memory-backed volume \"{}\" is not supported by this node",
-                    mount.name
-                );
-                return Err(SpecError::Invalid(why));
+            Some(sub) => {
+                // A memory-backed volume is mounted where only the shim is: look at it from there.
+                let seen = if memory { view(node_root, &base) } else { base.clone() };
+                let inside = subpath::resolve(&seen, &sub).map_err(|e| {
+                    let (mount, container) = (&mount.name, &container.name);
+                    SpecError::Invalid(format!(
+                        "failed to prepare subPath for volumeMount \"{mount}\" of container \"{container}\": {e}"
+                    ))
+                })?;
+                base.join(inside)
             }
-            Some(sub) => subpath::resolve(&base, &sub).map_err(|e| {
-                SpecError::Invalid(format!(
-                    "failed to prepare subPath for volumeMount \"{}\" of container \"{}\": {e}",
-                    mount.name, container.name
-                ))
-            })?,
             None => base,
         };
         let propagation = match mount.mount_propagation.as_deref().unwrap_or("None") {
@@ -275,13 +278,15 @@ mod tests {
             "volumes": [volume], "containers": [{"name": "c", "volumeMounts": [mount]}]}}));
         let container = &pod.spec.as_ref().unwrap().containers[0];
         let lookup = |name: &str| (name == "POD").then(|| "web".to_string());
-        binds(&paths(dir), &pod, container, lookup).map(|mut b| b.remove(0)).map_err(|e| e.to_string())
+        binds(&paths(dir), &pod, container, Path::new("/"), lookup)
+            .map(|mut b| b.remove(0))
+            .map_err(|e| e.to_string())
     }
 
     #[test]
     fn mounts_become_binds() {
         let dir = tempfile::tempdir().unwrap();
-        let at = |p: &str| dir.path().canonicalize().unwrap().join(p);
+        let at = |p: &str| dir.path().join(p);
         let got = bind(
             json!({"name": "v", "secret": {"secretName": "s"}}),
             json!({"name": "v", "mountPath": "/s"}),

@@ -9,12 +9,14 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
 use runtime::{ContainerStatus, Snapshot, State};
 use serde::{Deserialize, Serialize};
 
 use super::pause::PauseProcess;
 use super::state::{ContainerState, Ended, PodState, Run, Stage};
 use crate::backoff::Backoff;
+use crate::pod;
 
 /// The file's content.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,6 +76,51 @@ impl Record {
             initialized: state.initialized,
             containers: state.containers.iter().map(|(n, c)| (n.clone(), kept(c))).collect(),
         }
+    }
+
+    /// From the status that the API has, for a Pod whose record is lost: what has ended must not run again.
+    pub fn from_status(pod: &Pod) -> Self {
+        let status = pod.status.clone().unwrap_or_default();
+        let lists = [
+            &status.init_container_statuses,
+            &status.container_statuses,
+            &status.ephemeral_container_statuses,
+        ];
+        let mut record = Self {
+            namespace: pod::namespace(pod).into(),
+            name: pod::name(pod).into(),
+            start_time: status.start_time.as_ref().map(|t| t.0),
+            ..Self::default()
+        };
+        for known in lists.into_iter().flatten().flatten() {
+            let restarts = u32::try_from(known.restart_count).unwrap_or(0);
+            let state = known.state.clone().unwrap_or_default();
+            let run = match (state.terminated, state.running) {
+                (Some(end), _) => Run::Ended(Ended {
+                    id: known
+                        .container_id
+                        .as_deref()
+                        .and_then(|id| id.rsplit('/').next())
+                        .unwrap_or_default()
+                        .into(),
+                    code: end.exit_code,
+                    signal: end.signal,
+                    reason: end.reason.unwrap_or_default(),
+                    message: end.message,
+                    started_at: end.started_at.map(|t| t.0),
+                    finished_at: end.finished_at.map_or(Timestamp::UNIX_EPOCH, |t| t.0),
+                }),
+                (None, Some(running)) => Run::Running {
+                    id: known.container_id.clone().unwrap_or_default(),
+                    started_at: running.started_at.map_or(Timestamp::UNIX_EPOCH, |t| t.0),
+                },
+                _ => Run::New,
+            };
+            let names = (!known.image_id.is_empty()).then(|| (known.image.clone(), known.image_id.clone()));
+            let kept = Kept { run, restarts, image_names: names, ..Kept::default() };
+            record.containers.insert(known.name.clone(), kept);
+        }
+        record
     }
 
     /// Reads a record; one that is not there or torn is none.

@@ -179,10 +179,13 @@ impl Worker {
         // The API keeps whole seconds; the same value must come back from it.
         self.state.start_time = Some(Timestamp::from_second(start.as_second()).unwrap_or(start));
         let phase = self.pod.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or_default();
-        if self.state.stop.is_none() && phase == "Failed" && self.state.containers.is_empty() {
+        if self.state.stop.is_none() && phase == "Failed" {
             let status = self.written.clone();
             let (reason, message) = (status.reason.unwrap_or_default(), status.message.unwrap_or_default());
             self.state.stop = Some(Stop::Failed { reason, message });
+        }
+        if self.state.sandbox == Stage::Todo && !step::mains_finished(&self.pod, &self.state) {
+            self.rerun_init();
         }
         if let Some((reason, message)) = sandbox::refusal(&self.agent, &self.pod) {
             self.agent.warning(&self.pod, &reason, message.clone());
@@ -198,6 +201,18 @@ impl Worker {
         for (name, id) in running {
             self.directory.route(&id, self.outbox.clone());
             self.ran(&name, &id);
+        }
+    }
+
+    /// A new sandbox (after a reboot) is initialized anew.
+    fn rerun_init(&mut self) {
+        for (_, container) in pod::containers(&self.pod.clone()).filter(|(role, _)| *role == Role::Init) {
+            let Some(known) = self.state.containers.get_mut(&container.name) else { continue };
+            if let Some(ended) = known.ended().cloned() {
+                known.last = Some(ended);
+                known.restarts += 1;
+                known.run = Run::New;
+            }
         }
     }
 
@@ -755,7 +770,7 @@ impl Worker {
             }
             self.recorded = record;
         }
-        self.directory.show(&self.pod, &self.state);
+        self.directory.show(&self.pod, &self.state, &self.agent.host_ports);
         let quiet = self.state.sandbox == Stage::Busy
             && self.state.sandbox_failures == 0
             && self.state.stop.is_none();

@@ -126,6 +126,7 @@ fn spec(agent: &Agent, pod: &Pod) -> SandboxSpec {
         host_ipc: pod::spec(pod).host_ipc == Some(true),
         sysctls,
         cgroup: cgroup(agent, pod),
+        shm_size: None,
     }
 }
 

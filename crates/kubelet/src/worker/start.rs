@@ -86,7 +86,8 @@ async fn describe(agent: &Agent, pod: &Pod, plan: &Plan) -> Result<ContainerSpec
     let io = |e: std::io::Error| SpecError::Build(format!("cannot prepare the container's files: {e}"));
     let scratch = attempt.join("scratch");
     std::fs::create_dir_all(&scratch).map_err(io)?;
-    let mut binds = volume::binds(&paths, pod, container, |name| env.get(name).cloned())?;
+    let mut binds =
+        volume::binds(&paths, pod, container, &agent.containers.node_root(), |name| env.get(name).cloned())?;
     add_managed(&mut binds, container, &attempt, &|name: &str| paths.etc(name)).map_err(io)?;
     for bind in &plan.image.binds {
         if !binds.iter().any(|b| b.destination == bind.destination) {
