@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::api::*;
-use crate::connection::{Answer, Connection, is_there};
+use crate::connection::{Answer, Connection};
 use crate::proto::{self, Reply, Request};
 use crate::shim;
 
@@ -249,15 +249,7 @@ impl Runtime {
 
     /// Ends and removes what a shim left behind that was killed, without starting a new one (`skiff delete`).
     pub async fn remove_leftovers(options: ShimOptions) -> Result<()> {
-        if is_there(&options.socket) {
-            return Err(Error::failed("remove leftovers of", &options.cgroup, "a shim is running"));
-        }
-        let task = tokio::task::spawn_blocking(move || {
-            let cgroups = crate::cgroup::Cgroups::detect().map_err(|error| error.to_string())?;
-            shim::end_leftovers(&cgroups, &options)?;
-            shim::remove_files(&options);
-            Ok::<(), String>(())
-        });
+        let task = tokio::task::spawn_blocking(move || shim::remove_leftovers(&options));
         let done = task.await.unwrap_or_else(|error| Err(error.to_string()));
         done.map_err(|message| Error::failed("remove", "leftovers of the node", message))
     }

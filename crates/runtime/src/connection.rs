@@ -158,11 +158,6 @@ async fn read_notices(socket: Arc<AsyncFd<OwnedFd>>, shared: Arc<Shared>) {
     shared.lose(reason);
 }
 
-/// Whether a shim listens at `path`.
-pub fn is_there(path: &Path) -> bool {
-    connect(path).is_ok()
-}
-
 fn connect(path: &Path) -> io::Result<OwnedFd> {
     let socket = proto::socket()?;
     let (address, _folder) = proto::address(path)?;
