@@ -10,6 +10,7 @@ use serde_json::Value;
 use storage::{KeyValue, Store};
 use tokio_util::sync::CancellationToken;
 
+use crate::auth::AuthError;
 use crate::config::Config;
 use crate::convert;
 use crate::identity::{Authorizer, UserInfo};
@@ -38,10 +39,20 @@ pub struct Core {
 
 impl Core {
     /// Over a store, with the built-in kinds.
-    pub fn new(config: Config, store: Arc<dyn Store>) -> Self {
-        let kinds = Kinds::new(&config);
+    ///
+    /// # Errors
+    /// The configuration's keys are none.
+    pub fn new(config: Config, store: Arc<dyn Store>) -> Result<Self, AuthError> {
+        let kinds = Kinds::new(&config)?;
         let registry = ArcSwap::from_pointee(Registry::new(crate::builtin::resources()));
-        Core { config, store, registry, stop: CancellationToken::new(), kinds, strategies: Mutex::default() }
+        Ok(Core {
+            config,
+            store,
+            registry,
+            stop: CancellationToken::new(),
+            kinds,
+            strategies: Mutex::default(),
+        })
     }
 
     /// The rules of a kind, made on first use.

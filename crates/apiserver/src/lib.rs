@@ -17,6 +17,7 @@ pub mod discovery;
 pub mod field;
 pub mod identity;
 pub mod inprocess;
+pub mod jsonpath;
 pub mod kinds;
 pub mod meta;
 pub mod metrics;

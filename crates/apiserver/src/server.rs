@@ -69,7 +69,7 @@ impl ApiServer {
     /// # Errors
     /// Unusable keys, a store that does not take writes.
     pub async fn new(config: Config, store: Arc<dyn Store>) -> Result<Arc<Self>, StartError> {
-        let core = Arc::new(Core::new(config, store));
+        let core = Arc::new(Core::new(config, store)?);
         let objects: Arc<dyn Objects> = Arc::new(Backend::new(core.clone()));
         let auth = auth::new(&core.config, objects.clone())?;
         auth::bootstrap::ensure(&core.config, objects.as_ref()).await.map_err(StartError::Bootstrap)?;

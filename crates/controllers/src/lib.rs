@@ -23,7 +23,9 @@ mod loops;
 mod meta;
 mod namespace;
 mod namespaced_defaults;
+mod node;
 mod podcontrol;
+mod podgc;
 mod pods;
 mod replicaset;
 
@@ -65,6 +67,10 @@ pub async fn run(client: Client, config: Config, stop: CancellationToken) {
     running.spawn(namespaced_defaults::run_service_accounts(ctx.clone()));
     running.spawn(namespaced_defaults::run_root_ca(ctx.clone()));
     running.spawn(gc::run(ctx.clone()));
+    running.spawn(node::run_ipam(ctx.clone()));
+    running.spawn(node::run_health(ctx.clone()));
+    running.spawn(node::run_eviction(ctx.clone()));
+    running.spawn(podgc::run(ctx.clone()));
     while let Some(ended) = running.join_next().await {
         if let Err(error) = ended {
             tracing::error!(%error, "a controller died");

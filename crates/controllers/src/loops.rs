@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Namespace, Pod, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Namespace, Node, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Client, Resource};
@@ -295,4 +295,43 @@ async fn garbage_goes_in_each_of_the_three_ways() {
         world.api::<ConfigMap>().get_opt("lost").await.unwrap().is_none()
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_silent_node_is_tainted_and_emptied() {
+    let world = World::start();
+    let nodes: Api<Node> = Api::all(world.client.clone());
+    let node =
+        json!({"metadata": {"name": "n1"}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}});
+    nodes.create(&PostParams::default(), &serde_json::from_value(node).unwrap()).await.unwrap();
+    eventually("the node has addresses", || async {
+        let spec = nodes.get("n1").await.unwrap().spec.unwrap_or_default();
+        spec.pod_cidr.as_deref() == Some("10.244.0.0/24") && spec.pod_cidrs.unwrap().len() == 1
+    })
+    .await;
+    let tolerant =
+        json!([{"key": "node.kubernetes.io/unreachable", "operator": "Exists", "tolerationSeconds": 3600}]);
+    for (name, tolerations) in [("quick", json!([])), ("tolerant", tolerant)] {
+        let spec = json!({"nodeName": "n1", "containers": [], "tolerations": tolerations});
+        world.create::<Pod>(json!({"metadata": {"name": name}, "spec": spec})).await;
+    }
+    world.kubelet().await;
+    // Forty seconds pass without a sign of life.
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(41)).await;
+    tokio::time::resume();
+    eventually("the intolerant pod is gone, the other unready", || async {
+        let pods = world.list::<Pod>().await;
+        pods.len() == 1 && meta::name(&pods[0].metadata) == "tolerant" && !crate::pods::ready(&pods[0])
+    })
+    .await;
+    assert!(
+        world.fake.events_of("n1").contains(&"NodeNotReady: Node n1 status is now: NodeNotReady".to_owned())
+    );
+    nodes.delete("n1", &DeleteParams::default()).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(41)).await;
+    tokio::time::resume();
+    eventually("the pods of a lost node are gone", || async { world.list::<Pod>().await.is_empty() }).await;
 }

@@ -5,6 +5,7 @@
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use runtime::{Attach, ContainerSpec, ContainerStatus, Exec, ExecSpec, SandboxSpec, Snapshot, Stats};
@@ -44,6 +45,8 @@ pub trait Containers: Send + Sync + 'static {
     async fn list(&self) -> Result<Snapshot, EdgeError>;
     /// Runs a further process.
     async fn exec(&self, id: &str, spec: ExecSpec) -> Result<Exec, EdgeError>;
+    /// Signals a process that `exec` started, by its number.
+    async fn kill_exec(&self, exec: u64, signal: i32) -> Result<(), EdgeError>;
     /// Joins the streams of the first process.
     async fn attach(&self, id: &str) -> Result<Attach, EdgeError>;
     /// cgroup figures.
@@ -52,10 +55,12 @@ pub trait Containers: Send + Sync + 'static {
     async fn mount_tmpfs(&self, path: &Path, size: Option<u64>, mode: u32) -> Result<(), EdgeError>;
     /// Unmounts it.
     async fn unmount(&self, path: &Path) -> Result<(), EdgeError>;
+    /// The root of the mount namespace in which containers get their mounts, as the agent can see it.
+    fn node_root(&self) -> PathBuf;
 }
 
 /// An image on this node.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct Image {
     /// `status.containerStatuses[].imageID`: a repository digest, or `sha256:<id>` when it has none.
     pub image_id: String,
@@ -71,6 +76,14 @@ pub struct Image {
     pub side_loaded: bool,
     /// Mounts that this image's containers need besides the Pod's (the built-in image's program).
     pub binds: Vec<crate::spec::Bind>,
+    /// Keeps the image from being removed while this is held.
+    pub lease: Option<Arc<dyn Send + Sync>>,
+}
+
+impl std::fmt::Debug for Image {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Image").field(&self.reference).field(&self.image_id).finish()
+    }
 }
 
 /// A pull secret: its type and its one data value.

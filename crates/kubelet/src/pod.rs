@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{Container, EphemeralContainer, Pod, PodSpec, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
-use crate::quantity;
+use client::quantity;
 
 /// What kind of container a name stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -284,9 +284,23 @@ impl Runtime {
     pub async fn shutdown(self) -> Result<()> {
         let result = self.done(Request::Shutdown).await;
         wait_for_end(self.pid()).await;
-        let options = &self.inner.options;
-        let _ = tokio::fs::remove_dir_all(&options.run_dir).await;
+        shim::remove_files(&self.inner.options);
         result
+    }
+
+    /// Ends and removes what a shim left behind that was killed, without starting a new one (`skiff delete`).
+    pub async fn remove_leftovers(options: ShimOptions) -> Result<()> {
+        if connect_socket(&options).is_ok() {
+            return Err(Error::failed("remove leftovers of", &options.cgroup, "a shim is running"));
+        }
+        let task = tokio::task::spawn_blocking(move || {
+            let cgroups = crate::cgroup::Cgroups::detect().map_err(|error| error.to_string())?;
+            shim::end_leftovers(&cgroups, &options)?;
+            shim::remove_files(&options);
+            Ok::<(), String>(())
+        });
+        let done = task.await.unwrap_or_else(|error| Err(error.to_string()));
+        done.map_err(|message| Error::failed("remove", "leftovers of the node", message))
     }
 }
 

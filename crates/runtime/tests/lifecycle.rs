@@ -143,3 +143,35 @@ async fn two_hundred_containers_four_at_a_time() {
     assert!(node.runtime.list().await.unwrap().containers.is_empty());
     node.finish().await;
 }
+
+#[tokio::test]
+async fn how_long_it_takes() {
+    let mut node = Node::start().await;
+    node.sandbox("p").await;
+    node.up("p", "up", &["sleep", "1000"]).await;
+    let mut times: [Vec<std::time::Duration>; 5] = Default::default();
+    for at in 0..30 {
+        let id = format!("c{at}");
+        let spec = node.spec("p", &id, &["true"]);
+        let begun = std::time::Instant::now();
+        node.runtime.create(spec).await.unwrap();
+        times[0].push(begun.elapsed());
+        node.runtime.start(&id).await.unwrap();
+        times[1].push(begun.elapsed());
+        node.exit(&id).await;
+        times[2].push(begun.elapsed());
+        let begun = std::time::Instant::now();
+        node.runtime.remove(&id).await.unwrap();
+        times[3].push(begun.elapsed());
+        let begun = std::time::Instant::now();
+        assert_eq!(node.exec("up", &["true"]).await.0, 0);
+        times[4].push(begun.elapsed());
+    }
+    for (what, times) in ["created", "started", "ended", "removed", "exec to its end"].iter().zip(&mut times)
+    {
+        times.sort();
+        println!("{what}: p50 {:?}, p90 {:?}", times[15], times[27]);
+    }
+    assert!(times[1][15] < std::time::Duration::from_millis(500));
+    node.finish().await;
+}

@@ -2,10 +2,11 @@
 //! field validation, the patch types, server-side apply and OpenAPI. No IO happens here.
 //!
 //! The table of the built-in types is generated (crate `schema-gen`) and carried as text; it is parsed once, on first
-//! use, in about a millisecond. Every function takes a [`Type`], a handle into a [`Table`], so that a table made from a
+//! use, in 1.5 ms into about 1 MB. Every function takes a [`Type`], a handle into a [`Table`], so that a table made from a
 //! CustomResourceDefinition serves as well.
 
 pub mod apply;
+mod custom;
 mod descriptions;
 pub mod json;
 pub mod openapi;

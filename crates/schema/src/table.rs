@@ -112,6 +112,8 @@ pub struct Field {
     pub pointer: bool,
     /// Left out of JSON when empty.
     pub omitempty: bool,
+    /// `null` is a value of its own and stays; only fields of custom resources say so.
+    pub nullable: bool,
     /// OpenAPI lists it as required.
     pub required: bool,
     /// Apply owns the map or object as a whole.
@@ -159,6 +161,8 @@ pub(crate) struct TypeData {
 pub struct Table {
     pub(crate) types: Vec<TypeData>,
     names: HashMap<Text, u32>,
+    /// Made from a CustomResourceDefinition: values of wrong types are told in the words of JSON schema, not of Go.
+    pub(crate) custom: bool,
 }
 
 static BUILTIN: LazyLock<Table> = LazyLock::new(|| text::parse(include_str!("../data/table.txt")));
@@ -172,16 +176,31 @@ impl Table {
     pub(crate) fn new(types: Vec<TypeData>) -> Table {
         let numbered = (0u32..).zip(&types);
         let names = numbered.map(|(id, data)| (data.name.clone(), id)).collect();
-        Table { types, names }
+        Table { types, names, custom: false }
+    }
+
+    /// The table of a custom resource, from the `openAPIV3Schema` of one version; [`Table::root`] is its type.
+    pub fn from_schema(version: &str, kind: &str, schema: &Value) -> Table {
+        let mut table = Table::new(crate::custom::types(version, kind, schema));
+        table.custom = true;
+        table
+    }
+
+    /// The first type; that of the resource for a table made from a schema.
+    pub fn root(&self) -> Option<Type<'_>> {
+        self.at(0)
     }
 
     /// The kind of an API group and version: `("apps", "v1", "Deployment")`. The option and answer kinds of meta/v1
-    /// (`DeleteOptions`, `Status`, ...) belong to every group.
+    /// (`DeleteOptions`, `Status`, ...) belong to every group; clients send options even in a custom resource's group.
     pub fn kind(&self, group: &str, version: &str, kind: &str) -> Option<Type<'_>> {
-        let (_, folder) = GROUPS.iter().find(|(name, _)| *name == group)?;
-        let own = self.by_name(&format!("{folder}/{version}.{kind}"));
-        let found = own.or_else(|| self.by_name(&format!("meta/v1.{kind}")));
-        found.filter(Type::is_kind)
+        let folder = GROUPS.iter().find(|(name, _)| *name == group).map(|(_, folder)| folder);
+        let own = folder.and_then(|folder| self.by_name(&format!("{folder}/{version}.{kind}")));
+        let meta = || {
+            let everywhere = folder.is_some() || group == "meta.k8s.io" || kind.ends_with("Options");
+            everywhere.then(|| self.by_name(&format!("meta/v1.{kind}"))).flatten()
+        };
+        own.or_else(meta).filter(Type::is_kind)
     }
 
     /// A type by its name in the table: `core/v1.Pod`, `meta/v1.ObjectMeta`.
@@ -272,6 +291,11 @@ impl<'t> Type<'t> {
             Kind::Message(id) => self.table.at(*id),
             _ => None,
         }
+    }
+
+    /// Is it a custom resource's?
+    pub(crate) fn is_custom(&self) -> bool {
+        self.table.custom
     }
 
     /// The type behind an index that a [`Kind`] holds.

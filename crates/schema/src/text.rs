@@ -87,6 +87,7 @@ fn field_line(line: &'static str, doc: u32, ids: &HashMap<&str, u32>) -> Option<
         kind,
         pointer: false,
         omitempty: false,
+        nullable: false,
         required: false,
         atomic: false,
         list: None,
@@ -198,11 +199,14 @@ mod tests {
             ),
             ("", "v1", "DeleteOptions", "meta/v1.DeleteOptions"),
             ("apps", "v1", "DeleteOptions", "meta/v1.DeleteOptions"),
+            ("example.com", "v1beta1", "DeleteOptions", "meta/v1.DeleteOptions"),
+            ("meta.k8s.io", "v1", "PartialObjectMetadata", "meta/v1.PartialObjectMetadata"),
         ] {
             assert_eq!(table.kind(group, version, kind).expect(kind).name(), name);
         }
         assert!(table.kind("apps", "v1", "PodSpec").is_none());
         assert!(table.kind("", "v1", "PodSpec").is_none(), "not a kind");
+        assert!(table.kind("example.com", "v1", "Status").is_none(), "may be a custom resource");
         assert!(table.kind("apps.example.com", "v1", "Deployment").is_none());
         for (group, folder) in GROUPS {
             let prefix = format!("{folder}/");

@@ -21,6 +21,13 @@ pub async fn ensure(config: &Config, objects: &dyn Objects) -> Result<(), Status
     for (resource, object) in plan(config)? {
         make(objects, &resource, object).await?;
     }
+    if config.advertise_address.is_loopback() {
+        // No Pod could reach it, and endpoints on the loopback are invalid.
+        tracing::warn!(
+            "advertise address is a loopback address, service default/kubernetes gets no endpoints"
+        );
+        return Ok(());
+    }
     for (resource, object) in own_endpoints(config) {
         put(objects, &resource, object).await?;
     }

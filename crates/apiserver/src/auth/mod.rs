@@ -35,10 +35,16 @@ pub struct Auth {
 #[error("setting up authentication: {0}")]
 pub struct AuthError(String);
 
+impl From<jwt::JwtError> for AuthError {
+    fn from(error: jwt::JwtError) -> Self {
+        AuthError(error.to_string())
+    }
+}
+
 /// The authenticators and the authorizer of a cluster; called once at start, inside a tokio runtime, where it
 /// starts the watches that keep the RBAC index in step with `objects`.
 pub fn new(config: &Config, objects: Arc<dyn Objects>) -> Result<Auth, AuthError> {
-    let tokens = Arc::new(token::Tokens::new(config).map_err(|e| AuthError(e.to_string()))?);
+    let tokens = Arc::new(token::Tokens::new(config)?);
     let authenticator = authenticator::Authn {
         certificates: x509::Certificates::new(&config.client_ca).map_err(AuthError)?,
         tokens: tokens.clone(),

@@ -26,7 +26,7 @@ pub mod workload;
 use std::sync::Arc;
 
 use crate::alloc::Allocators;
-use crate::auth::jwt::JwtError;
+use crate::auth::AuthError;
 use crate::auth::reviews::Reviews;
 use crate::auth::token::Tokens;
 use crate::config::Config;
@@ -45,7 +45,7 @@ impl Kinds {
     ///
     /// # Errors
     /// The service account key of the configuration is no key.
-    pub fn new(config: &Config) -> Result<Self, JwtError> {
+    pub fn new(config: &Config) -> Result<Self, AuthError> {
         Ok(Kinds { tokens: Arc::new(Tokens::new(config)?), allocators: Allocators::new(config) })
     }
 

@@ -92,7 +92,7 @@ pub fn shape_object(call: &Call, shape: Shape, value: Value) -> Value {
         Shape::Table(version) => {
             let revision = value["metadata"]["resourceVersion"].clone();
             let include = Include::of(call);
-            let rows = vec![table_row(call, version, include, value)];
+            let rows = vec![table_row(call, version, include, call.inward(value))];
             table::document(&call.row, version, json!({"resourceVersion": revision}), rows, true)
         }
     }
@@ -120,9 +120,10 @@ impl Include {
     }
 }
 
-/// A row of a table: cells and what the client asked for of the object.
-pub fn table_row(call: &Call, version: &str, include: Include, value: Value) -> Value {
-    let cells = table::cells(&call.row, &value);
+/// A row of a table: cells and what the client asked for of the object, given in its stored form.
+pub fn table_row(call: &Call, version: &str, include: Include, stored: Value) -> Value {
+    let cells = table::cells(&call.row, &stored);
+    let value = call.outward(stored);
     match include {
         Include::None => json!({"cells": cells, "object": null}),
         Include::Metadata => json!({"cells": cells, "object": partial(&value, version)}),

@@ -261,7 +261,10 @@ fn render(call: &Call, shape: Shape, encoding: Encoding, page: &Page) -> Result<
     }
     let mut values = Vec::with_capacity(page.items.len());
     for kv in &page.items {
-        values.push(call.outward(call.parse(kv)?));
+        values.push(call.parse(kv)?);
+    }
+    if !matches!(shape, Shape::Table(_)) {
+        values = values.into_iter().map(|v| call.outward(v)).collect();
     }
     let document = match shape {
         Shape::Object => json!({

@@ -288,9 +288,8 @@ impl Writer {
             return self.plain_frame(kind, kv, revision, out);
         }
         let Ok(value) = object::decode(&kv.value, revision) else { return };
-        let value = self.call.outward(value);
         let shown = match self.shape {
-            Shape::Object => value,
+            Shape::Object => self.call.outward(value),
             Shape::Partial(version) => answer::partial(&value, version),
             Shape::Table(version) => {
                 let meta = json!({"resourceVersion": revision.to_string()});

@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use k8s_openapi::api::core::v1::{Pod, ResourceFieldSelector};
 
 use super::SpecError;
-use crate::{pod, quantity};
+use crate::pod;
+use client::quantity;
 
 /// What the Pod object itself does not say.
 #[derive(Debug, Clone, Copy)]

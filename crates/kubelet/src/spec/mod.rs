@@ -54,8 +54,8 @@ pub struct Defaults {
     pub spec: Spec,
     /// Docker's default capability set.
     pub capabilities: HashSet<Capability>,
-    /// The `RuntimeDefault` filter.
-    pub seccomp: LinuxSeccomp,
+    /// The `RuntimeDefault` filter for a container with these capabilities.
+    pub seccomp: fn(&HashSet<Capability>) -> LinuxSeccomp,
 }
 
 /// How mounts travel between the container and the node.
@@ -143,6 +143,8 @@ pub fn build(input: &Input<'_>) -> Result<Spec, SpecError> {
     let context = security::context(input.container);
     let privileged = security::privileged(input.container);
     let mut spec = input.defaults.spec.clone();
+    let capabilities = security::capabilities(input.container, &input.defaults.capabilities)?;
+    let held = capabilities.bounding().clone().unwrap_or_default();
 
     let user = UserBuilder::default()
         .uid(identity.uid)
@@ -155,7 +157,7 @@ pub fn build(input: &Input<'_>) -> Result<Spec, SpecError> {
         .args(args)
         .env(env)
         .cwd(working_dir(input))
-        .capabilities(security::capabilities(input.container, &input.defaults.capabilities)?)
+        .capabilities(capabilities)
         .no_new_privileges(context.allow_privilege_escalation == Some(false))
         .oom_score_adj(resources::oom_score_adj(input.pod, input.role, input.container, input.node_memory));
     if let Some(limits) = spec.process().as_ref().and_then(|p| p.rlimits().clone()) {
@@ -172,7 +174,7 @@ pub fn build(input: &Input<'_>) -> Result<Spec, SpecError> {
     linux.set_cgroups_path(Some(PathBuf::from(&input.cgroup)));
     // The sandbox sets sysctls once; a container's own would be refused by a shared namespace.
     linux.set_sysctl(None);
-    linux.set_seccomp(security::seccomp(input.pod, input.container, &input.defaults.seccomp)?);
+    linux.set_seccomp(security::seccomp(input.pod, input.container, || (input.defaults.seccomp)(&held))?);
     let mut limits = resources::limits(input.container)?;
     limits.set_devices(linux.resources().as_ref().and_then(|r| r.devices().clone()));
     if privileged {

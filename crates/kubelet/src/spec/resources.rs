@@ -19,7 +19,7 @@ pub fn limits(container: &Container) -> Result<LinuxResources, SpecError> {
     let names = resources.into_iter().flat_map(|r| r.limits.iter().chain(r.requests.iter()).flatten());
     for (name, amount) in names {
         let supported = matches!(name.as_str(), "cpu" | "memory" | "ephemeral-storage");
-        if !supported && crate::quantity::millis(amount) != Some(0) {
+        if !supported && client::quantity::millis(amount) != Some(0) {
             return Err(SpecError::Invalid(format!("resource {name} is not supported by this node")));
         }
     }

@@ -121,7 +121,7 @@ fn parse(name: &str) -> Result<Capability, SpecError> {
 pub fn seccomp(
     pod: &Pod,
     container: &Container,
-    default: &LinuxSeccomp,
+    default: impl FnOnce() -> LinuxSeccomp,
 ) -> Result<Option<LinuxSeccomp>, SpecError> {
     if privileged(container) {
         return Ok(None);
@@ -131,7 +131,7 @@ pub fn seccomp(
     let Some(profile) = own.or_else(of_pod) else { return Ok(None) };
     match profile.type_.as_str() {
         "Unconfined" => Ok(None),
-        "RuntimeDefault" => Ok(Some(default.clone())),
+        "RuntimeDefault" => Ok(Some(default())),
         "Localhost" => Err(SpecError::Invalid(format!(
             "cannot load seccomp profile \"{}\": Localhost profiles are not supported by this node",
             profile.localhost_profile.unwrap_or_default()
@@ -215,13 +215,13 @@ mod tests {
         let container = |context: serde_json::Value| -> Container {
             serde_json::from_value(json!({"name": "c", "securityContext": context})).unwrap()
         };
-        let profile = LinuxSeccomp::default();
-        assert!(seccomp(&pod, &container(json!({})), &profile).unwrap().is_some());
+        let profile = LinuxSeccomp::default;
+        assert!(seccomp(&pod, &container(json!({})), profile).unwrap().is_some());
         let unconfined = json!({"seccompProfile": {"type": "Unconfined"}});
-        assert!(seccomp(&pod, &container(unconfined), &profile).unwrap().is_none());
-        assert!(seccomp(&pod, &container(json!({"privileged": true})), &profile).unwrap().is_none());
+        assert!(seccomp(&pod, &container(unconfined), profile).unwrap().is_none());
+        assert!(seccomp(&pod, &container(json!({"privileged": true})), profile).unwrap().is_none());
         let local = json!({"seccompProfile": {"type": "Localhost", "localhostProfile": "p.json"}});
-        assert!(seccomp(&pod, &container(local), &profile).is_err());
+        assert!(seccomp(&pod, &container(local), profile).is_err());
         assert!(check(&pod, &container(json!({"appArmorProfile": {"type": "RuntimeDefault"}}))).is_err());
         assert!(check(&pod, &container(json!({"appArmorProfile": {"type": "Unconfined"}}))).is_ok());
     }

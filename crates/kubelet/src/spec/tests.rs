@@ -21,7 +21,7 @@ pub(crate) fn defaults() -> Defaults {
     Defaults {
         spec: spec.unwrap(),
         capabilities: [Capability::Chown].into(),
-        seccomp: LinuxSeccomp::default(),
+        seccomp: |_| LinuxSeccomp::default(),
     }
 }
 

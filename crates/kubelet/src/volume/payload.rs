@@ -240,7 +240,9 @@ mod tests {
     use serde_json::{Value, json};
     use std::sync::Arc;
 
-    fn run(volume: Value, context: Value) -> Result<Vec<(String, String, u32, Option<u32>)>, String> {
+    type Row = (String, String, u32, Option<u32>);
+
+    fn run(volume: Value, context: Value) -> Result<Vec<Row>, String> {
         let pod =
             crate::pod::tests::pod(json!({"metadata": {"name": "p", "namespace": "n", "labels": {"a": "b"}},
             "spec": {"securityContext": context, "containers": [{"name": "c"}]}}));
@@ -260,7 +262,7 @@ mod tests {
         Ok(payload.into_iter().map(row).collect())
     }
 
-    fn row(path: &str, data: &str, mode: u32) -> (String, String, u32, Option<u32>) {
+    fn row(path: &str, data: &str, mode: u32) -> Row {
         (path.into(), data.into(), mode, None)
     }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use super::pause::PauseProcess;
 use crate::backoff::Backoff;
 use crate::edge::Image;
 
@@ -43,11 +44,6 @@ impl Stage {
     pub fn failed(&self, now: Timestamp, times_before: u32) -> Self {
         let delay = SignedDuration::from_millis((500i64 << times_before.min(8)).min(122_000));
         Self::Failed { until: now + delay, times: times_before + 1 }
-    }
-
-    /// How often it failed in a row.
-    pub fn failures(&self) -> u32 {
-        if let Self::Failed { times, .. } = self { *times } else { 0 }
     }
 }
 
@@ -196,8 +192,14 @@ pub struct PodState {
     pub start_time: Option<Timestamp>,
     /// Its namespaces and network.
     pub sandbox: Stage,
+    /// Failures of the sandbox in a row.
+    pub sandbox_failures: u32,
+    /// Failures of the volumes in a row.
+    pub volume_failures: u32,
     /// Its addresses.
     pub ips: Vec<IpAddr>,
+    /// First process of the shared pid namespace (`shareProcessNamespace`).
+    pub pause: Option<PauseProcess>,
     /// Its volumes.
     pub volumes: Stage,
     /// By container name.

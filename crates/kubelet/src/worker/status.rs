@@ -160,7 +160,8 @@ pub fn phase(pod: &Pod, state: &PodState) -> String {
         let stopping = state.stop.is_some() && state.all_stopped();
         let policy = pod::restart_policy(pod);
         let started = state.initialized || step::init_done(pod, state);
-        let waiting = mains.iter().any(|c| c.ended().is_none() && c.running_id().is_none() && c.last.is_none());
+        let waiting =
+            mains.iter().any(|c| c.ended().is_none() && c.running_id().is_none() && c.last.is_none());
         let may_restart = |code: i32| match policy {
             "Always" => true,
             "OnFailure" => code != 0,

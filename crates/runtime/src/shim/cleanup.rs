@@ -8,6 +8,22 @@ use crate::client::ShimOptions;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// What the shim keeps in its run folder, beside the socket.
+const FOLDERS: [&str; 5] = ["state", "bundles", "exec", "tty", "shm"];
+const FILES: [&str; 3] = ["skiff", "shim.log", "shim.lock"];
+
+/// Removes the files of a shim that has ended; the run folder too, if nobody else keeps something there.
+pub fn remove_files(options: &ShimOptions) {
+    for folder in FOLDERS {
+        let _ = fs::remove_dir_all(options.run_dir.join(folder));
+    }
+    for file in FILES {
+        let _ = fs::remove_file(options.run_dir.join(file));
+    }
+    let _ = fs::remove_file(&options.socket);
+    let _ = fs::remove_dir(&options.run_dir);
+}
+
 /// Kills every process in the cluster's cgroup, removes it, and empties the run folder of container state.
 pub fn end_leftovers(cgroups: &Cgroups, options: &ShimOptions) -> Result<(), String> {
     let deadline = Instant::now() + PATIENCE;
@@ -19,7 +35,7 @@ pub fn end_leftovers(cgroups: &Cgroups, options: &ShimOptions) -> Result<(), Str
         std::thread::sleep(Duration::from_millis(2));
     }
     cgroups.remove(&options.cgroup).map_err(|error| format!("remove cgroup {}: {error}", options.cgroup))?;
-    for folder in ["state", "bundles", "exec", "tty", "shm"] {
+    for folder in FOLDERS {
         let folder = options.run_dir.join(folder);
         match fs::remove_dir_all(&folder) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

@@ -16,6 +16,7 @@ use super::server::Server;
 use super::spec::{Guard, Surroundings, complete};
 use super::streams::{Output, Plumbing};
 use crate::api::*;
+use crate::cgroup::Cgroups;
 
 /// A container, from the first request until it is removed.
 #[derive(Debug)]
@@ -131,8 +132,10 @@ impl Server {
             let root = super::rootfs::mount_overlay(&lower, &scratch)
                 .map_err(|error| format!("mount overlay at {}: {error}", scratch.display()))?;
             debug_assert!(root.is_dir());
+            prepare_job(cgroups, &cgroup, &model)?;
             let pid = oci.create(&id, &spec, theirs, first_process(&model, report))?;
-            settle(cgroups, &cgroup, pid, &model)?;
+            restrict_devices(cgroups, &cgroup, &model)
+                .inspect_err(|_| drop(send_signal(pid, libc::SIGKILL)))?;
             Ok((pid, Vec::new()))
         })
         .map_err(|error| failed("create container", error))?;
@@ -265,34 +268,24 @@ pub fn process_init(
     }
 }
 
-/// In the job, before the container's own code runs: what the library leaves undone.
-pub fn settle(
-    cgroups: &crate::cgroup::Cgroups,
-    cgroup: &str,
-    pid: i32,
-    guard: &Guard,
-) -> std::result::Result<(), String> {
-    let done = (|| {
-        cgroups
-            .attach_remaining(cgroup, pid)
-            .map_err(|error| format!("attach to cgroup {cgroup}: {error}"))?;
-        if cgroups.is_unified()
-            && let Some(folder) = cgroups.unified(cgroup)
-        {
-            super::devices::restrict(&folder, &guard.devices)
-                .map_err(|error| format!("restrict devices of {cgroup}: {error}"))?;
-        }
-        set_oom_score(pid, guard.oom_score_adj)
-            .map_err(|error| format!("set OOM score of process {pid}: {error}"))
-    })();
-    if done.is_err() {
-        let _ = send_signal(pid, libc::SIGKILL);
+/// In the job, which the container's process is a copy of: what the library leaves undone.
+pub fn prepare_job(cgroups: &Cgroups, cgroup: &str, guard: &Guard) -> std::result::Result<(), String> {
+    let me = std::process::id() as i32;
+    cgroups.attach_remaining(cgroup, me).map_err(|error| format!("attach to cgroup {cgroup}: {error}"))?;
+    set_oom_score(me, guard.oom_score_adj).map_err(|error| format!("set OOM score: {error}"))
+}
+
+/// The library writes device rules where v1 has files for them; the unified hierarchy takes a program.
+fn restrict_devices(cgroups: &Cgroups, cgroup: &str, guard: &Guard) -> std::result::Result<(), String> {
+    match cgroups.unified(cgroup) {
+        Some(folder) if cgroups.is_unified() => super::devices::restrict(&folder, &guard.devices)
+            .map_err(|error| format!("restrict devices of {cgroup}: {error}")),
+        _ => Ok(()),
     }
-    done
 }
 
 /// Lowering below what it was takes CAP_SYS_RESOURCE: without it the score stays as near as permitted.
-pub fn set_oom_score(pid: i32, score: i32) -> std::io::Result<()> {
+fn set_oom_score(pid: i32, score: i32) -> std::io::Result<()> {
     let file = PathBuf::from(format!("/proc/{pid}/oom_score_adj"));
     match fs::write(&file, score.to_string()) {
         Err(error) if score < 0 && error.kind() == std::io::ErrorKind::PermissionDenied => {

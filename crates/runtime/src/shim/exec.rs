@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use super::agent::Caller;
 use super::console::Console;
-use super::containers::{process_init, send_signal, set_oom_score};
+use super::containers::{prepare_job, process_init, send_signal};
 use super::job;
 use super::oci::Streams;
 use super::reaper::Task;
@@ -86,12 +86,9 @@ impl Server {
         let (oci, cgroups) = (&self.oci, &self.cgroups);
         let cgroup = container.cgroup.clone();
         let job = job::spawn(&keep, |report| {
+            prepare_job(cgroups, &cgroup, &guard)?;
             let init = process_init(&guard, &process, report, true);
-            let pid = oci.exec(id, &library_process(process), theirs, init)?;
-            // The command runs already and may have ended: neither is worth failing for.
-            let _ = cgroups.attach_remaining(&cgroup, pid);
-            let _ = set_oom_score(pid, guard.oom_score_adj);
-            Ok((pid, Vec::new()))
+            Ok((oci.exec(id, &library_process(process), theirs, init)?, Vec::new()))
         })
         .map_err(|error| Error::failed("execute in container", id, error))?;
         let task = Task::Exec { caller, exec, container: id.to_owned(), ends };

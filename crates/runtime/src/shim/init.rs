@@ -208,10 +208,24 @@ fn own_stream(fd: RawFd, uid: u32) {
 }
 
 /// Signals as a fresh process has them: none blocked, none ignored.
-pub fn reset_signals() {
+///
+/// By system call, for the C library keeps two real-time signals to itself, and they too are inherited ignored.
+fn reset_signals() {
+    /// The kernel's `struct sigaction`: handler, flags, restorer, mask.
+    #[repr(C)]
+    struct KernelAction([usize; 3], u64);
+    let default = KernelAction([libc::SIG_DFL, 0, 0], 0);
     for signal in 1..=64 {
-        // SAFETY: resetting a disposition to the default has no memory effects; errors (KILL, STOP, libc's own) are moot.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+        // SAFETY: `default` has the layout that the call reads; it fails for KILL and STOP, which nobody can ignore.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                &raw const default,
+                std::ptr::null::<u8>(),
+                size_of::<u64>(),
+            )
+        };
     }
     let _ = nix::sys::signal::SigSet::empty().thread_set_mask();
 }

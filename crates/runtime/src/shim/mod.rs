@@ -43,6 +43,7 @@ use nix::unistd::{ForkResult, fork};
 use crate::cgroup::Cgroups;
 use crate::client::ShimOptions;
 
+pub(crate) use cleanup::{end_leftovers, remove_files};
 pub use log::rotated;
 
 /// `argv[0]` of a shim, and its name in `ps`.
@@ -120,16 +121,17 @@ fn set_up(options: ShimOptions) -> Result<server::Server, String> {
     become_daemon(&options.run_dir).map_err(context("leave the caller's session"))?;
     let cgroups = Cgroups::detect().map_err(context("find cgroups"))?;
     cleanup::end_leftovers(&cgroups, &options)?;
-    let own = format!("{}/shim", options.cgroup);
-    if let Err(error) = cgroups.attach_identity(&own, std::process::id() as i32) {
-        report(&format!("join cgroup {own}: {error}"));
-    }
     unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS)
         .map_err(|error| format!("unshare network and mount namespaces: {error}"))?;
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)
         .map_err(|error| format!("make mounts private to the node: {error}"))?;
     keep_binary(&options.run_dir).map_err(context("keep the running binary"))?;
-    server::Server::new(options, cgroups, lock).map_err(context("listen"))
+    let (own, cgroups_again) = (format!("{}/shim", options.cgroup), cgroups.clone());
+    let server = server::Server::new(options, cgroups, lock).map_err(context("listen"))?;
+    if let Err(error) = cgroups_again.attach_identity(&own, std::process::id() as i32) {
+        report(&format!("join cgroup {own}: {error}"));
+    }
+    Ok(server)
 }
 
 /// A record lock on the run folder: not inherited by children, gone with the process.

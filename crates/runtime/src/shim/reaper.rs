@@ -256,10 +256,8 @@ impl Server {
     fn remove_container(&mut self, id: &str) -> Step {
         for (job, task) in self.jobs.values() {
             if task.container() == Some(id) {
-                // A further process under way is not waited for; a creation is, for it leaves a mount behind.
-                if matches!(task, Task::Exec { .. }) {
-                    job.kill();
-                }
+                // What it has made so far is in the container's cgroup and at its mount point, and goes with them.
+                job.kill();
                 return None;
             }
         }

@@ -23,23 +23,44 @@ pub struct Node {
     pub layer: PathBuf,
     exits: BTreeMap<String, runtime::Exit>,
     mounts: String,
+    pub guard: Guard,
+}
+
+/// Ends the shim of a test that failed.
+pub struct Guard(pub i32);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let is_shim = || {
+            fs::read_to_string(format!("/proc/{}/comm", self.0)).is_ok_and(|comm| comm.trim() == "skiff-shim")
+        };
+        for _ in 0..500 {
+            if !is_shim() {
+                return;
+            }
+            let _ =
+                nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.0), nix::sys::signal::Signal::SIGTERM);
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
 }
 
 impl Node {
     pub async fn start() -> Self {
+        Self::enter(place()).await
+    }
+
+    /// A node at a place, which may have a shim already.
+    pub async fn enter((dir, options): (tempfile::TempDir, ShimOptions)) -> Self {
         assert!(nix::unistd::geteuid().is_root(), "containers need root: run the tests as root");
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let dir = tempfile::Builder::new().prefix("skiff-runtime").tempdir().unwrap();
-        let options = ShimOptions {
-            socket: dir.path().join("run/shim.sock"),
-            run_dir: dir.path().join("run"),
-            cgroup: format!("/skiff-test-{}-{number}", std::process::id()),
-        };
         let layer = dir.path().join("busybox");
-        busybox(&layer);
+        if !layer.exists() {
+            busybox(&layer);
+        }
         let mounts = mounts();
         let (runtime, events) = Runtime::start_or_connect(options.clone()).await.unwrap();
-        Self { dir, options, runtime, events, layer, exits: BTreeMap::new(), mounts }
+        let guard = Guard(runtime.pid());
+        Self { guard, dir, options, runtime, events, layer, exits: BTreeMap::new(), mounts }
     }
 
     pub fn sandbox_spec(&self, id: &str) -> SandboxSpec {
@@ -149,6 +170,18 @@ impl Node {
     }
 }
 
+/// A folder and a cgroup of its own.
+pub fn place() -> (tempfile::TempDir, ShimOptions) {
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let dir = tempfile::Builder::new().prefix("skiff-runtime").tempdir().unwrap();
+    let options = ShimOptions {
+        socket: dir.path().join("run/shim.sock"),
+        run_dir: dir.path().join("run"),
+        cgroup: format!("/skiff-test-{}-{number}", std::process::id()),
+    };
+    (dir, options)
+}
+
 pub fn exec_spec(args: &[&str]) -> ExecSpec {
     ExecSpec {
         args: args.iter().map(|&arg| arg.to_owned()).collect(),
@@ -164,7 +197,7 @@ fn mounts() -> String {
     fs::read_to_string("/proc/self/mounts").unwrap()
 }
 
-fn busybox(root: &Path) {
+pub fn busybox(root: &Path) {
     for folder in ["bin", "etc", "tmp", "proc", "sys", "dev", "root"] {
         fs::create_dir_all(root.join(folder)).unwrap();
     }

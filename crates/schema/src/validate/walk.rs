@@ -65,6 +65,14 @@ impl<'a> Walk<'a> {
     }
 
     fn wrong(&mut self, place: Place<'_>, kind: &Kind, found: &str) {
+        if place.ty.is_custom() {
+            let (path, expected) = (&self.path, schema_type(kind));
+            let found = found.split(' ').next().unwrap_or_default();
+            let text = format!(
+                "{path}: Invalid value: {found:?}: {path} in body must be of type {expected}: {found:?}"
+            );
+            return self.fatal(text);
+        }
         let expected = place.go_type.map_or_else(|| go_type(place.ty, kind), str::to_owned);
         let (owner, path) = (place.ty.short_name(), &self.go_path);
         self.fatal(format!(
@@ -99,7 +107,7 @@ impl<'a> Walk<'a> {
                 Some(field) => {
                     self.field(ty, field, value);
                     // Go has no null to keep: the field is at its zero value.
-                    !value.is_null() || matches!(field.kind, Kind::Json)
+                    !value.is_null() || field.nullable || matches!(field.kind, Kind::Json)
                 }
                 None if ty.preserves_unknown() => true,
                 None => {
@@ -269,6 +277,18 @@ fn word(value: &Value) -> &'static str {
         Value::String(_) => "string",
         Value::Array(_) => "array",
         Value::Object(_) => "object",
+    }
+}
+
+/// A kind as JSON schema calls its type.
+fn schema_type(kind: &Kind) -> &'static str {
+    match kind {
+        Kind::Bool => "boolean",
+        Kind::Int32 | Kind::Int64 => "integer",
+        Kind::Double => "number",
+        Kind::List(_) | Kind::Wrapped(_) => "array",
+        Kind::Message(_) | Kind::Map(_) => "object",
+        _ => "string",
     }
 }
 

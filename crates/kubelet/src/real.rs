@@ -1,0 +1,194 @@
+//! The real parts behind the edge traits: the shim, the image store.
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use runtime::{
+    Attach, ContainerSpec, ContainerStatus, Error, Exec, ExecSpec, Runtime, SandboxSpec, Snapshot, Stats,
+};
+
+use crate::edge::{Containers, EdgeError, Image, Images, PullSecret};
+use crate::spec::{Bind, Defaults, ImageConfig, Propagation};
+
+fn edge(error: Error) -> EdgeError {
+    EdgeError(error.to_string())
+}
+
+/// Absence is what a removal wants.
+fn unless_gone(result: Result<(), Error>) -> Result<(), EdgeError> {
+    match result {
+        Err(Error::NotFound { .. }) => Ok(()),
+        other => other.map_err(edge),
+    }
+}
+
+#[async_trait]
+impl Containers for Runtime {
+    async fn create_sandbox(&self, spec: SandboxSpec) -> Result<(), EdgeError> {
+        let id = spec.id.clone();
+        match Runtime::create_sandbox(self, spec.clone()).await {
+            // Left by an attempt whose answer was lost.
+            Err(Error::AlreadyExists { .. }) => {
+                Runtime::remove_sandbox(self, &id).await.map_err(edge)?;
+                Runtime::create_sandbox(self, spec).await.map_err(edge)
+            }
+            other => other.map_err(edge),
+        }
+    }
+
+    async fn sandbox_netns(&self, id: &str) -> Result<OwnedFd, EdgeError> {
+        Runtime::sandbox_netns(self, id).await.map_err(edge)
+    }
+
+    async fn remove_sandbox(&self, id: &str) -> Result<(), EdgeError> {
+        unless_gone(Runtime::remove_sandbox(self, id).await)
+    }
+
+    async fn create(&self, spec: ContainerSpec) -> Result<(), EdgeError> {
+        Runtime::create(self, spec).await.map_err(edge)
+    }
+
+    async fn start(&self, id: &str) -> Result<ContainerStatus, EdgeError> {
+        Runtime::start(self, id).await.map_err(edge)
+    }
+
+    async fn kill(&self, id: &str, signal: i32) -> Result<(), EdgeError> {
+        Runtime::kill(self, id, signal).await.map_err(edge)
+    }
+
+    async fn remove(&self, id: &str) -> Result<(), EdgeError> {
+        unless_gone(Runtime::remove(self, id).await)
+    }
+
+    async fn list(&self) -> Result<Snapshot, EdgeError> {
+        Runtime::list(self).await.map_err(edge)
+    }
+
+    async fn exec(&self, id: &str, spec: ExecSpec) -> Result<Exec, EdgeError> {
+        Runtime::exec(self, id, spec).await.map_err(edge)
+    }
+
+    async fn kill_exec(&self, exec: u64, signal: i32) -> Result<(), EdgeError> {
+        Runtime::kill_exec(self, exec, signal).await.map_err(edge)
+    }
+
+    async fn attach(&self, id: &str) -> Result<Attach, EdgeError> {
+        Runtime::attach(self, id).await.map_err(edge)
+    }
+
+    async fn stats(&self, id: &str) -> Result<Stats, EdgeError> {
+        Runtime::stats(self, id).await.map_err(edge)
+    }
+
+    async fn mount_tmpfs(&self, path: &Path, size: Option<u64>, mode: u32) -> Result<(), EdgeError> {
+        Runtime::mount_tmpfs(self, path, size, mode).await.map_err(edge)
+    }
+
+    async fn unmount(&self, path: &Path) -> Result<(), EdgeError> {
+        unless_gone(Runtime::unmount(self, path).await)
+    }
+
+    fn node_root(&self) -> PathBuf {
+        Runtime::node_root(self)
+    }
+}
+
+/// The runtime's defaults in the shape that the spec builder wants.
+///
+/// # Errors
+/// When the OCI library refuses them.
+pub fn defaults() -> Result<Defaults, EdgeError> {
+    Ok(Defaults {
+        spec: runtime::defaults::spec()
+            .map_err(|e| EdgeError::new("building the default specification", e))?,
+        capabilities: runtime::defaults::capabilities(),
+        seccomp: runtime::defaults::seccomp,
+    })
+}
+
+/// The image store, and the program of the built-in image.
+pub struct ImageStore {
+    store: Arc<image::Store>,
+    /// What is bound over [`image::BUILTIN_BINARY`] in containers of the built-in image.
+    binary: PathBuf,
+}
+
+impl std::fmt::Debug for ImageStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ImageStore").field("binary", &self.binary).finish_non_exhaustive()
+    }
+}
+
+impl ImageStore {
+    /// Wraps a store; `binary` is usually `Runtime::binary()`.
+    pub fn new(store: Arc<image::Store>, binary: PathBuf) -> Self {
+        Self { store, binary }
+    }
+
+    fn convert(&self, name: &str, image: image::Image) -> Image {
+        let own = image.config.config().clone();
+        let config = own.map(|c| ImageConfig {
+            user: c.user().clone().unwrap_or_default(),
+            env: c.env().clone().unwrap_or_default(),
+            entrypoint: c.entrypoint().clone().unwrap_or_default(),
+            cmd: c.cmd().clone().unwrap_or_default(),
+            working_dir: c.working_dir().clone().unwrap_or_default(),
+            stop_signal: c.stop_signal().clone().unwrap_or_default(),
+        });
+        let program = Bind {
+            source: self.binary.clone(),
+            destination: PathBuf::from(image::BUILTIN_BINARY),
+            read_only: true,
+            recursive_read_only: false,
+            propagation: Propagation::None,
+        };
+        let full = image::normalize(name);
+        let known = image.references.contains(&full);
+        // Without a lease the image could be removed while it is in use, but it can be used.
+        let lease =
+            self.store.lease(&image).inspect_err(|error| tracing::warn!(%error, "leasing an image")).ok();
+        let lease = lease.map(|lease| Arc::new(lease) as Arc<dyn Send + Sync>);
+        Image {
+            image_id: image.image_id().to_string(),
+            reference: if known { full } else { image.references.first().unwrap_or(&image.id).clone() },
+            config: config.unwrap_or_default(),
+            size: image.size,
+            side_loaded: image.side_loaded,
+            binds: if image.builtin { vec![program] } else { Vec::new() },
+            layers: image.layers,
+            lease,
+        }
+    }
+}
+
+#[async_trait]
+impl Images for ImageStore {
+    async fn get(&self, reference: &str) -> Option<Image> {
+        self.store.get(reference).map(|image| self.convert(reference, image))
+    }
+
+    async fn pull(&self, reference: &str, secrets: Vec<PullSecret>) -> Result<Image, EdgeError> {
+        let mut auths = Vec::new();
+        for secret in secrets {
+            let parsed = match secret.kind.as_str() {
+                "kubernetes.io/dockercfg" => image::Auth::from_dockercfg(&secret.data),
+                _ => image::Auth::from_dockerconfigjson(&secret.data),
+            };
+            // A broken secret must not keep a public image away.
+            match parsed {
+                Ok(parsed) => auths.extend(parsed),
+                Err(error) => tracing::warn!(%error, "an image pull secret cannot be read"),
+            }
+        }
+        let pulled = self.store.pull(reference, &auths, &|_| {}).await;
+        pulled.map(|image| self.convert(reference, image)).map_err(|error| EdgeError(error.rpc()))
+    }
+
+    async fn list(&self) -> Vec<(Vec<String>, u64)> {
+        let names = |image: &image::Image| [image.repo_digests.clone(), image.references.clone()].concat();
+        let all = self.store.list().inspect_err(|error| tracing::warn!(%error, "listing images"));
+        all.unwrap_or_default().iter().map(|image| (names(image), image.size)).collect()
+    }
+}

@@ -1,0 +1,222 @@
+//! What a cluster needs of the host's network: a bridge with an address, a link to each node, routing switched on, one
+//! masquerade rule. Nothing else of the host is touched, and all of it goes with [`HostNetwork::remove`].
+//!
+//! Everything here acts on the calling thread's network namespace.
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::BorrowedFd;
+use std::path::{Path, PathBuf};
+
+use ipnet::{IpNet, Ipv4Net};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::link::LinkMessage;
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage};
+use nix::errno::Errno;
+
+use crate::error::{Error, Errors, Result, Teardown};
+use crate::message::{self, End};
+use crate::names::{BRIDGE_PREFIX, INSIDE, bridge, mac, node_link};
+use crate::netlink::{Link, Netlink};
+use crate::netns::within;
+use crate::subnet::collision;
+use crate::sysctl;
+
+const FORWARD: &str = "ipv4/ip_forward";
+const MTU: u32 = 1500;
+
+/// The host's part of one cluster's network.
+#[derive(Debug, Clone)]
+pub struct HostNetwork {
+    /// The cluster's name; names the bridge and the rule.
+    pub profile: String,
+    /// The nodes' subnet; its first address is the bridge's.
+    pub subnet: Ipv4Net,
+    /// A volatile directory that all clusters of the machine share (`/run/skiff`): remembers how routing was set before
+    /// the first of them.
+    pub run_dir: PathBuf,
+}
+
+/// The IPv4 networks that the host has addresses in or routes to, except those of `profile`'s own bridge.
+pub fn used_networks(profile: &str) -> Result<Vec<Ipv4Net>> {
+    let mut netlink = Netlink::open()?;
+    let own = netlink.link(&bridge(profile))?.map(|link| link.index);
+    let mut used = Vec::new();
+    for answer in netlink.dump("list routes", &RouteNetlinkMessage::GetRoute(RouteMessage::default()))? {
+        if let RouteNetlinkMessage::NewRoute(route) = answer {
+            used.extend(routed(&route, own));
+        }
+    }
+    for answer in
+        netlink.dump("list addresses", &RouteNetlinkMessage::GetAddress(AddressMessage::default()))?
+    {
+        let RouteNetlinkMessage::NewAddress(address) = answer else { continue };
+        if Some(address.header.index) == own {
+            continue;
+        }
+        used.extend(address.attributes.iter().filter_map(|attribute| match attribute {
+            AddressAttribute::Local(IpAddr::V4(v4)) => Ipv4Net::new(*v4, address.header.prefix_len).ok(),
+            _ => None,
+        }));
+    }
+    used.iter_mut().for_each(|net| *net = net.trunc());
+    used.sort();
+    used.dedup();
+    Ok(used)
+}
+
+/// The network of an IPv4 route that is neither the default route nor one of the kernel's own entries for addresses.
+fn routed(route: &RouteMessage, own: Option<u32>) -> Option<Ipv4Net> {
+    const LOCAL_TABLE: u8 = 255;
+    let mut to = None;
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Oif(index) if Some(*index) == own => return None,
+            RouteAttribute::Destination(RouteAddress::Inet(v4)) => to = Some(*v4),
+            _ => {}
+        }
+    }
+    let wanted = route.header.table != LOCAL_TABLE && route.header.table != RouteHeader::RT_TABLE_UNSPEC;
+    Ipv4Net::new(to.filter(|_| wanted)?, route.header.destination_prefix_length).ok()
+}
+
+impl HostNetwork {
+    /// The bridge's address, the nodes' gateway: the first of the subnet.
+    pub fn gateway(&self) -> Ipv4Addr {
+        let first = u32::from(self.subnet.network()).saturating_add(1);
+        Ipv4Addr::from(first)
+    }
+
+    /// The address of a node, counted from 1: the second of the subnet and on.
+    pub fn node_address(&self, node: u8) -> Option<Ipv4Net> {
+        let address = Ipv4Addr::from(u32::from(self.gateway()).checked_add(u32::from(node))?);
+        let ok = node > 0 && self.subnet.contains(&address) && address != self.subnet.broadcast();
+        Ipv4Net::new(address, self.subnet.prefix_len()).ok().filter(|_| ok)
+    }
+
+    fn table(&self) -> String {
+        table(&self.profile)
+    }
+
+    /// Makes what is missing. Blocking.
+    ///
+    /// # Errors
+    /// [`Error::SubnetInUse`] when the host has another use for the subnet; nothing is changed then.
+    pub fn ensure(&self) -> Result<()> {
+        if let Some(by) = collision(self.subnet, &used_networks(&self.profile)?) {
+            return Err(Error::SubnetInUse { subnet: self.subnet, by });
+        }
+        let name = bridge(&self.profile);
+        let mut netlink = Netlink::open()?;
+        netlink.apply(&[message::bridge(&name, mac(self.gateway().into()))])?;
+        let missing = Error::Refused { what: format!("find bridge {name}"), errno: Errno::ENODEV };
+        let index = netlink.link(&name)?.ok_or(missing)?.index;
+        let address = Ipv4Net::new(self.gateway(), self.subnet.prefix_len()).unwrap_or(self.subnet);
+        netlink.apply(&[message::set_up(index), message::address(index, IpNet::V4(address))])?;
+        switch_forwarding_on(&self.run_dir)?;
+        nft::masquerade::ensure(&self.table(), &[IpNet::V4(self.subnet)], &[])?;
+        Ok(())
+    }
+
+    /// Gives a node's namespace its `eth0` on the bridge. The link goes with the namespace. Blocking; doing it again does
+    /// no harm.
+    pub fn attach_node(&self, node: &str, node_netns: BorrowedFd<'_>, address: Ipv4Net) -> Result<()> {
+        let bridge_name = bridge(&self.profile);
+        let mut netlink = Netlink::open()?;
+        let missing = Error::Refused { what: format!("find bridge {bridge_name}"), errno: Errno::ENODEV };
+        let port_of = netlink.link(&bridge_name)?.ok_or(missing)?.index;
+        let name = node_link(&self.profile, node);
+        let address = address.addr().into();
+        let [first, rest @ ..] = mac(address);
+        // The host's end differs from the node's in the second byte.
+        let [_, a, b, c, d] = rest;
+        let here = End { name: &name, mac: [first, 0x59, a, b, c, d], netns: None, bridge: Some(port_of) };
+        let there = End { name: INSIDE, mac: mac(address), netns: Some(node_netns), bridge: None };
+        let create = message::veth(&here, &there, MTU);
+        let Err(error) = netlink.apply(std::slice::from_ref(&create)) else { return Ok(()) };
+        let Error::Refused { errno: Errno::EEXIST, .. } = error else { return Err(error) };
+        let ours = netlink.link(&name)?;
+        let theirs = within(node_netns, || Netlink::open()?.link(INSIDE))?;
+        match (&ours, &theirs) {
+            (Some(ours), Some(theirs))
+                if ours.peer == Some(theirs.index) && theirs.peer == Some(ours.index) =>
+            {
+                Ok(())
+            }
+            // Left by a former life of the node: its namespace is dying or somebody holds it.
+            _ => {
+                netlink.apply(&[message::delete_link(&name)])?;
+                netlink.apply(&[create])
+            }
+        }
+    }
+
+    /// Takes a cluster's part of the host's network away, whatever is left of it, and puts routing back as it was when
+    /// no other cluster is there. Goes on past failures and gives them all. Blocking.
+    pub fn remove(profile: &str, run_dir: &Path) -> Result<(), Errors> {
+        let mut teardown = Teardown::default();
+        teardown.step(nft::masquerade::remove(&table(profile)).map_err(Error::from));
+        match Netlink::open() {
+            Ok(mut netlink) => {
+                teardown.step(netlink.apply(&[message::delete_link(&bridge(profile))]));
+                let others = other_clusters(&mut netlink, profile);
+                teardown.step(
+                    others.and_then(|others| if others { Ok(()) } else { restore_forwarding(run_dir) }),
+                );
+            }
+            Err(error) => teardown.step(Err(error)),
+        }
+        teardown.finish()
+    }
+}
+
+fn table(profile: &str) -> String {
+    format!("skiff-host-{profile}")
+}
+
+fn other_clusters(netlink: &mut Netlink, profile: &str) -> Result<bool> {
+    let own = bridge(profile);
+    let links = netlink.dump("list links", &RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
+    Ok(links.iter().any(|answer| match answer {
+        RouteNetlinkMessage::NewLink(message) => {
+            let name = Link::read(message).name;
+            name.starts_with(BRIDGE_PREFIX) && name != own
+        }
+        _ => false,
+    }))
+}
+
+fn remembered(run_dir: &Path) -> PathBuf {
+    run_dir.join("ip_forward.before")
+}
+
+/// Switches routing on. How it was is written down first, once: by the first cluster, and only if it was off.
+fn switch_forwarding_on(run_dir: &Path) -> Result<()> {
+    let before = sysctl::get(FORWARD)?;
+    if before == "1" {
+        return Ok(());
+    }
+    let path = remembered(run_dir);
+    let what = || format!("write {}", path.display());
+    fs::create_dir_all(run_dir).map_err(|e| Error::system(what(), e))?;
+    match fs::File::create_new(&path) {
+        Ok(mut file) => file.write_all(before.as_bytes()).map_err(|e| Error::system(what(), e))?,
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(Error::system(what(), error)),
+    }
+    sysctl::set(FORWARD, "1")
+}
+
+fn restore_forwarding(run_dir: &Path) -> Result<()> {
+    let path = remembered(run_dir);
+    let before = match fs::read_to_string(&path) {
+        Ok(before) => before,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(Error::system(format!("read {}", path.display()), error)),
+    };
+    // A file cut short by a crash: it is only ever written when routing was off.
+    sysctl::set(FORWARD, if before.is_empty() { "0" } else { &before })?;
+    fs::remove_file(&path).map_err(|e| Error::system(format!("remove {}", path.display()), e))
+}

@@ -1,0 +1,33 @@
+//! Kernel settings of the calling thread's network namespace, by their path under `/proc/sys/net`.
+
+use std::fs;
+use std::io;
+
+use crate::error::{Error, Result};
+
+fn path(name: &str) -> String {
+    format!("/proc/sys/net/{name}")
+}
+
+/// The setting's value.
+pub(crate) fn get(name: &str) -> Result<String> {
+    let value =
+        fs::read_to_string(path(name)).map_err(|e| Error::system(format!("read sysctl net/{name}"), e))?;
+    Ok(value.trim().to_owned())
+}
+
+/// Sets it, if it is not so already: some settings have effects on others each time they are written.
+pub(crate) fn set(name: &str, value: &str) -> Result<()> {
+    if get(name)? == value {
+        return Ok(());
+    }
+    fs::write(path(name), value).map_err(|e| Error::system(format!("set sysctl net/{name} to {value}"), e))
+}
+
+/// Sets it where the kernel has it: IPv6 or connection tracking may be absent.
+pub(crate) fn set_if_there(name: &str, value: &str) -> Result<()> {
+    match set(name, value) {
+        Err(Error::System { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
