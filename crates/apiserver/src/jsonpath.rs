@@ -26,7 +26,7 @@ fn walk<'v>(value: &'v Value, steps: &[Step<'_>]) -> Option<&'v Value> {
             let matches = |v: &&Value| {
                 let found = path.iter().try_fold(*v, |v, key| v.get(key));
                 found.is_some_and(|f| {
-                    f.as_str().map_or_else(|| f == &Value::from(*wanted), |text| text == *wanted)
+                    f.as_str().map_or_else(|| format!("{f}").as_str() == *wanted, |text| text == *wanted)
                 })
             };
             value.as_array()?.iter().filter(matches).find_map(|v| walk(v, rest))

@@ -105,6 +105,11 @@ impl Query {
         self.0.iter().filter(move |(k, _)| k == key).map(|(_, v)| v.as_str())
     }
 
+    /// As in a URL.
+    pub fn to_text(&self) -> String {
+        form_urlencoded::Serializer::new(String::new()).extend_pairs(&self.0).finish()
+    }
+
     /// The same query without some options.
     #[must_use]
     pub fn without(&self, keys: &[&str]) -> Self {

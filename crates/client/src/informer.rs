@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
@@ -86,6 +85,9 @@ struct Shared<K> {
     /// Ordered, so that one namespace is one range.
     objects: BTreeMap<ObjectKey, Arc<K>>,
     subscribers: Vec<mpsc::UnboundedSender<Change<K>>>,
+    /// The newest `resourceVersion` seen. Raised before subscribers hear of the change: who is woken by its own write
+    /// must find it seen.
+    revision: u64,
 }
 
 impl<K> Shared<K> {
@@ -98,6 +100,7 @@ impl<K> Shared<K> {
         K: kube::Resource,
     {
         let new = Arc::new(object);
+        self.revision = self.revision.max(version_of(&*new));
         let old = self.objects.insert(ObjectKey::of(&*new), new.clone());
         self.tell(&Change::Applied { new, old });
     }
@@ -129,8 +132,6 @@ impl<K> Shared<K> {
 pub struct Informer<K> {
     shared: Arc<RwLock<Shared<K>>>,
     synced: watch::Receiver<bool>,
-    /// The newest `resourceVersion` seen.
-    revision: Arc<AtomicU64>,
     _task: Arc<AbortOnDrop>,
 }
 
@@ -144,12 +145,7 @@ impl Drop for AbortOnDrop {
 
 impl<K> Clone for Informer<K> {
     fn clone(&self) -> Self {
-        Self {
-            shared: self.shared.clone(),
-            synced: self.synced.clone(),
-            revision: self.revision.clone(),
-            _task: self._task.clone(),
-        }
+        Self { shared: self.shared.clone(), synced: self.synced.clone(), _task: self._task.clone() }
     }
 }
 
@@ -172,11 +168,11 @@ where
     pub fn from_events(
         events: impl Stream<Item = watcher::Result<watcher::Event<K>>> + Send + 'static,
     ) -> Self {
-        let shared = Arc::new(RwLock::new(Shared { objects: BTreeMap::new(), subscribers: Vec::new() }));
+        let shared =
+            Arc::new(RwLock::new(Shared { objects: BTreeMap::new(), subscribers: Vec::new(), revision: 0 }));
         let (tx, synced) = watch::channel(false);
-        let revision = Arc::new(AtomicU64::new(0));
-        let task = tokio::spawn(follow(events, shared.clone(), tx, revision.clone()));
-        Self { shared, synced, revision, _task: Arc::new(AbortOnDrop(task)) }
+        let task = tokio::spawn(follow(events, shared.clone(), tx));
+        Self { shared, synced, _task: Arc::new(AbortOnDrop(task)) }
     }
 
     /// Resolves once the first list is in the cache.
@@ -226,7 +222,7 @@ where
     /// writes. Versions are the store's revisions, which Kubernetes defines as comparable integers; one that is none
     /// counts as seen.
     pub fn has_seen(&self, resource_version: &str) -> bool {
-        resource_version.parse::<u64>().map_or(true, |v| v <= self.revision.load(Ordering::Acquire))
+        resource_version.parse::<u64>().map_or(true, |v| v <= self.shared.read().revision)
     }
 
     /// The objects that `keep` keeps, in no order.
@@ -251,14 +247,9 @@ async fn follow<K>(
     events: impl Stream<Item = watcher::Result<watcher::Event<K>>>,
     shared: Arc<RwLock<Shared<K>>>,
     synced: watch::Sender<bool>,
-    revision: Arc<AtomicU64>,
 ) where
     K: kube::Resource + Clone,
 {
-    // The cache is written first, so that who sees the revision also finds the object.
-    let seen = |version: Option<u64>| {
-        revision.fetch_max(version.unwrap_or(0), Ordering::AcqRel);
-    };
     let mut events = std::pin::pin!(events);
     let mut listing = Vec::new();
     let mut delay = FIRST_RETRY;
@@ -271,19 +262,14 @@ async fn follow<K>(
                     watcher::Event::Init => listing.clear(),
                     watcher::Event::InitApply(object) => listing.push(object),
                     watcher::Event::InitDone => {
-                        let newest = listing.iter().filter_map(version_of).max();
                         shared.write().replace(std::mem::take(&mut listing));
-                        seen(newest);
                         synced.send_replace(true);
                     }
-                    watcher::Event::Apply(object) => {
-                        let version = version_of(&object);
-                        shared.write().apply(object);
-                        seen(version);
-                    }
+                    watcher::Event::Apply(object) => shared.write().apply(object),
                     watcher::Event::Delete(object) => {
-                        shared.write().delete(&ObjectKey::of(&object));
-                        seen(version_of(&object));
+                        let mut shared = shared.write();
+                        shared.revision = shared.revision.max(version_of(&object));
+                        shared.delete(&ObjectKey::of(&object));
                     }
                 }
             }
@@ -296,8 +282,9 @@ async fn follow<K>(
     }
 }
 
-fn version_of<K: kube::Resource>(object: &K) -> Option<u64> {
-    object.meta().resource_version.as_ref()?.parse().ok()
+/// The `resourceVersion` as a number, 0 if it is none.
+fn version_of<K: kube::Resource>(object: &K) -> u64 {
+    object.meta().resource_version.as_ref().and_then(|v| v.parse().ok()).unwrap_or(0)
 }
 
 const FIRST_RETRY: Duration = Duration::from_millis(50);

@@ -12,6 +12,7 @@ use client::{Change, Informer, ObjectKey, Outcome, WorkQueue};
 use k8s_openapi::NamespaceResourceScope;
 use kube::api::{DeleteParams, PatchParams, PostParams, Preconditions, PropagationPolicy};
 use kube::{Api, Client, Resource};
+use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -205,3 +206,22 @@ pub(crate) fn delete_uid(uid: &str) -> DeleteParams {
 }
 
 const FIELD_MANAGER: &str = "kube-controller-manager";
+
+/// A merge patch that replaces the status of exactly this object: fields of the old status that the new one lacks
+/// (counts at zero are left out) are removed.
+pub(crate) fn status_patch<S: serde::Serialize>(uid: Option<&String>, old: Option<&S>, new: &S) -> Value {
+    let mut new = json!(new);
+    null_missing(&json!(old), &mut new);
+    json!({"metadata": {"uid": uid}, "status": new})
+}
+
+fn null_missing(old: &Value, new: &mut Value) {
+    if let (Some(old), Some(new)) = (old.as_object(), new.as_object_mut()) {
+        for (key, value) in old {
+            match new.get_mut(key) {
+                Some(new) => null_missing(value, new),
+                None => drop(new.insert(key.clone(), Value::Null)),
+            }
+        }
+    }
+}

@@ -6,7 +6,9 @@
 //! scripts read them.
 
 mod catalog;
+mod daemonset;
 mod deployment;
+mod disruption;
 mod endpoints;
 mod events;
 mod expectations;
@@ -16,7 +18,9 @@ mod fake;
 mod fixtures;
 mod gc;
 mod hash;
+mod history;
 mod informers;
+mod job;
 mod kit;
 #[cfg(test)]
 mod loops;
@@ -24,10 +28,12 @@ mod meta;
 mod namespace;
 mod namespaced_defaults;
 mod node;
+mod nodematch;
 mod podcontrol;
 mod podgc;
 mod pods;
 mod replicaset;
+mod statefulset;
 
 use std::sync::Arc;
 
@@ -71,6 +77,10 @@ pub async fn run(client: Client, config: Config, stop: CancellationToken) {
     running.spawn(node::run_health(ctx.clone()));
     running.spawn(node::run_eviction(ctx.clone()));
     running.spawn(podgc::run(ctx.clone()));
+    running.spawn(daemonset::run(ctx.clone()));
+    running.spawn(job::run(ctx.clone()));
+    running.spawn(statefulset::run(ctx.clone()));
+    running.spawn(disruption::run(ctx.clone()));
     while let Some(ended) = running.join_next().await {
         if let Err(error) = ended {
             tracing::error!(%error, "a controller died");

@@ -6,9 +6,13 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Namespace, Node, Pod, Service, ServiceAccount};
+use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Endpoints, Namespace, Node, PersistentVolumeClaim, Pod, Service, ServiceAccount,
+};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Client, Resource};
 use serde::de::DeserializeOwned;
@@ -334,4 +338,110 @@ async fn a_silent_node_is_tainted_and_emptied() {
     tokio::time::advance(Duration::from_secs(41)).await;
     tokio::time::resume();
     eventually("the pods of a lost node are gone", || async { world.list::<Pod>().await.is_empty() }).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_daemon_set_follows_the_nodes_and_rolls() {
+    let world = World::start();
+    let nodes: Api<Node> = Api::all(world.client.clone());
+    let join = |name: &'static str| {
+        let node = json!({"metadata": {"name": name}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}});
+        let node: Node = serde_json::from_value(node).unwrap();
+        let nodes = nodes.clone();
+        async move { nodes.create(&PostParams::default(), &node).await.unwrap() }
+    };
+    join("n1").await;
+    join("n2").await;
+    world.create::<DaemonSet>(web("agent:1", 0)).await;
+    let settled = |n: i32| {
+        let world = &world;
+        eventually("the daemon set is complete", move || async move {
+            world.kubelet().await;
+            let set = world.api::<DaemonSet>().get("web").await.unwrap();
+            let status = set.status.unwrap_or_default();
+            status.observed_generation == set.metadata.generation
+                && status.desired_number_scheduled == n
+                && status.updated_number_scheduled == Some(n)
+                && status.number_available == Some(n)
+        })
+    };
+    settled(2).await;
+    join("n3").await;
+    settled(3).await;
+    let new = json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": "agent:2"}]}}}});
+    world.patch::<DaemonSet>("web", new).await;
+    settled(3).await;
+    let pods = world.list::<Pod>().await;
+    assert_eq!(pods.len(), 3);
+    assert!(pods.iter().all(|p| p.spec.as_ref().unwrap().containers[0].image.as_deref() == Some("agent:2")));
+    let revisions = world.list::<ControllerRevision>().await;
+    assert_eq!(revisions.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_completes_counts_and_expires() {
+    let world = World::start();
+    let template = json!({"spec": {"containers": [], "restartPolicy": "Never"}});
+    let spec =
+        json!({"completions": 4, "parallelism": 2, "ttlSecondsAfterFinished": 1, "template": template});
+    world.create::<Job>(json!({"metadata": {"name": "work"}, "spec": spec})).await;
+    eventually("the job is complete", || async {
+        for pod in world.list::<Pod>().await {
+            let done = json!({"status": {"phase": "Succeeded"}});
+            let name = meta::name(&pod.metadata);
+            world
+                .api::<Pod>()
+                .patch_status(name, &PatchParams::default(), &Patch::Merge(done))
+                .await
+                .unwrap();
+        }
+        let status = world.api::<Job>().get("work").await.unwrap().status.unwrap_or_default();
+        let complete =
+            status.conditions.iter().flatten().any(|c| c.type_ == "Complete" && c.status == "True");
+        assert!(!complete || (status.succeeded, status.failed) == (Some(4), None));
+        complete
+    })
+    .await;
+    assert_eq!(world.list::<Pod>().await.len(), 4);
+    eventually("job and pods expire", || async {
+        world.list::<Job>().await.is_empty() && world.list::<Pod>().await.is_empty()
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stateful_set_keeps_names_claims_and_rolls() {
+    let world = World::start();
+    let mut set = web("db:1", 3);
+    set["spec"]["serviceName"] = "web".into();
+    set["spec"]["volumeClaimTemplates"] = json!([{"metadata": {"name": "data"}, "spec": {}}]);
+    world.create::<StatefulSet>(set).await;
+    let settled = |image: &'static str| {
+        let world = &world;
+        eventually("the stateful set is complete", move || async move {
+            world.kubelet().await;
+            let set = world.api::<StatefulSet>().get("web").await.unwrap();
+            let status = set.status.unwrap_or_default();
+            let mut pods = world.list::<Pod>().await;
+            pods.retain(|p| p.spec.as_ref().unwrap().containers[0].image.as_deref() == Some(image));
+            let names: Vec<&str> = pods.iter().map(|p| meta::name(&p.metadata)).collect();
+            status.observed_generation == set.metadata.generation
+                && (status.ready_replicas, status.updated_replicas) == (Some(3), Some(3))
+                && status.current_revision == status.update_revision
+                && names == ["web-0", "web-1", "web-2"]
+        })
+    };
+    settled("db:1").await;
+    assert_eq!(world.list::<PersistentVolumeClaim>().await.len(), 3);
+    let budget = json!({"metadata": {"name": "keep"},
+        "spec": {"minAvailable": 2, "selector": {"matchLabels": {"app": "web"}}}});
+    world.create::<PodDisruptionBudget>(budget).await;
+    let new = json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": "db:2"}]}}}});
+    world.patch::<StatefulSet>("web", new).await;
+    settled("db:2").await;
+    eventually("one disruption is allowed", || async {
+        let budget = world.api::<PodDisruptionBudget>().get("keep").await.unwrap();
+        budget.status.is_some_and(|s| s.disruptions_allowed == 1 && s.expected_pods == 3)
+    })
+    .await;
 }

@@ -132,7 +132,10 @@ async fn failures_are_told_apart() {
     // A port on which nobody listens.
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let error = store.pull(&format!("{free}/app:1"), &[], &quiet).await.unwrap_err();
-    assert!(matches!(error, Error::Pull { .. }) && error.to_string().contains("refused"), "{error}");
+    assert!(
+        matches!(error, Error::Pull { .. }) && error.to_string().contains("connect: connection refused"),
+        "{error}"
+    );
 
     // A manifest that is no manifest.
     registry.put("junk/manifests/1", "application/json", b"<html>hello</html>");

@@ -106,10 +106,9 @@ impl Directory {
     /// No more news of this container.
     pub fn unroute(&self, id: &str) {
         self.tables.write().routes.remove(id);
-        self.ends.send_modify(|n| *n += 1);
     }
 
-    /// Wakes whenever some container has ended.
+    /// Wakes whenever some container has begun or ended.
     pub fn ends(&self) -> watch::Receiver<u64> {
         self.ends.subscribe()
     }
@@ -128,11 +127,16 @@ impl Directory {
             started: c.running_id().is_some() || c.ended().is_some() || c.last.is_some(),
             waiting: c.waiting.as_ref().map(|w| w.reason.clone()),
         };
-        let containers = state.containers.iter().map(|(name, c)| (name.clone(), view(c))).collect();
+        let containers: BTreeMap<String, ContainerView> =
+            state.containers.iter().map(|(name, c)| (name.clone(), view(c))).collect();
         let key = (pod::namespace(pod).to_string(), pod::name(pod).to_string());
         let wanted = if state.torn_down == Stage::Todo { ports_of(pod, &state.ips) } else { Vec::new() };
         let mut tables = self.tables.write();
-        tables.pods.insert(key, PodView { pod: pod.clone(), containers });
+        let before = tables.pods.insert(key, PodView { pod: pod.clone(), containers: containers.clone() });
+        let ids = |c: &BTreeMap<String, ContainerView>| c.values().map(|c| c.id.clone()).collect::<Vec<_>>();
+        if before.is_some_and(|before| ids(&before.containers) != ids(&containers)) {
+            self.ends.send_modify(|n| *n += 1);
+        }
         let uid = pod::uid(pod);
         if tables.ports.get(uid).map_or(&[][..], Vec::as_slice) != wanted {
             tables.ports.insert(uid.to_string(), wanted);
@@ -146,6 +150,7 @@ impl Directory {
         let mut tables = self.tables.write();
         if tables.pods.get(&key).is_some_and(|view| pod::uid(&view.pod) == pod::uid(gone)) {
             tables.pods.remove(&key);
+            self.ends.send_modify(|n| *n += 1);
         }
         if tables.ports.remove(pod::uid(gone)).is_some() {
             tables.publish(host_ports);

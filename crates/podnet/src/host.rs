@@ -10,10 +10,10 @@ use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 
 use ipnet::{IpNet, Ipv4Net};
-use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::LinkMessage;
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::errno::Errno;
 
 use crate::error::{Error, Errors, Result, Teardown};
@@ -25,6 +25,7 @@ use crate::subnet::collision;
 use crate::sysctl;
 
 const FORWARD: &str = "ipv4/ip_forward";
+/// Ethernet's, and the most that we use.
 const MTU: u32 = 1500;
 
 /// The host's part of one cluster's network.
@@ -82,6 +83,38 @@ fn routed(route: &RouteMessage, own: Option<u32>) -> Option<Ipv4Net> {
     Ipv4Net::new(to.filter(|_| wanted)?, route.header.destination_prefix_length).ok()
 }
 
+/// The size of packets that the host's way out takes: a VPN's is smaller than Ethernet's, and what is sent larger from
+/// inside would depend on ICMP coming back.
+fn uplink_mtu(netlink: &mut Netlink) -> Result<u32> {
+    let routes = netlink.dump("list routes", &RouteNetlinkMessage::GetRoute(RouteMessage::default()))?;
+    let links = netlink.dump("list links", &RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
+    Ok(smallest_way_out(&routes, &links))
+}
+
+fn smallest_way_out(routes: &[RouteNetlinkMessage], links: &[RouteNetlinkMessage]) -> u32 {
+    let ways: Vec<u32> = routes.iter().filter_map(default_route).collect();
+    let mtus = links.iter().filter_map(|answer| match answer {
+        RouteNetlinkMessage::NewLink(message) => {
+            Some(Link::read(message)).filter(|link| ways.contains(&link.index))
+        }
+        _ => None,
+    });
+    mtus.map(|link| link.mtu).chain([MTU]).min().unwrap_or(MTU)
+}
+
+/// The link of an IPv4 default route of the main table.
+fn default_route(answer: &RouteNetlinkMessage) -> Option<u32> {
+    let RouteNetlinkMessage::NewRoute(route) = answer else { return None };
+    let header = &route.header;
+    let default = header.address_family == AddressFamily::Inet
+        && header.table == RouteHeader::RT_TABLE_MAIN
+        && header.destination_prefix_length == 0;
+    route.attributes.iter().filter(|_| default).find_map(|attribute| match attribute {
+        RouteAttribute::Oif(index) => Some(*index),
+        _ => None,
+    })
+}
+
 impl HostNetwork {
     /// The bridge's address, the nodes' gateway: the first of the subnet.
     pub fn gateway(&self) -> Ipv4Addr {
@@ -134,7 +167,7 @@ impl HostNetwork {
         let [_, a, b, c, d] = rest;
         let here = End { name: &name, mac: [first, 0x59, a, b, c, d], netns: None, bridge: Some(port_of) };
         let there = End { name: INSIDE, mac: mac(address), netns: Some(node_netns), bridge: None };
-        let create = message::veth(&here, &there, MTU);
+        let create = message::veth(&here, &there, uplink_mtu(&mut netlink)?);
         let Err(error) = netlink.apply(std::slice::from_ref(&create)) else { return Ok(()) };
         let Error::Refused { errno: Errno::EEXIST, .. } = error else { return Err(error) };
         let ours = netlink.link(&name)?;
@@ -219,4 +252,49 @@ fn restore_forwarding(run_dir: &Path) -> Result<()> {
     // A file cut short by a crash: it is only ever written when routing was off.
     sysctl::set(FORWARD, if before.is_empty() { "0" } else { &before })?;
     fs::remove_file(&path).map_err(|e| Error::system(format!("remove {}", path.display()), e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use netlink_packet_route::link::LinkAttribute;
+
+    fn link(index: u32, mtu: u32) -> RouteNetlinkMessage {
+        let mut link = LinkMessage::default();
+        link.header.index = index;
+        link.attributes.push(LinkAttribute::Mtu(mtu));
+        RouteNetlinkMessage::NewLink(link)
+    }
+
+    fn default(index: u32) -> RouteNetlinkMessage {
+        let mut route = RouteMessage::default();
+        route.header.address_family = AddressFamily::Inet;
+        route.header.table = RouteHeader::RT_TABLE_MAIN;
+        route.attributes.push(RouteAttribute::Oif(index));
+        RouteNetlinkMessage::NewRoute(route)
+    }
+
+    #[test]
+    fn packets_fit_the_way_out() {
+        let links = [link(1, 65536), link(2, 1400), link(3, 1280), link(4, 9000)];
+        assert_eq!(smallest_way_out(&[default(2)], &links), 1400);
+        assert_eq!(smallest_way_out(&[default(2), default(3)], &links), 1280);
+        assert_eq!(smallest_way_out(&[default(4)], &links), 1500);
+        assert_eq!(smallest_way_out(&[], &links), 1500);
+    }
+
+    #[test]
+    fn node_addresses_stay_in_the_subnet() {
+        let network = |subnet: &str| HostNetwork {
+            profile: "p".into(),
+            subnet: subnet.parse().unwrap_or_default(),
+            run_dir: PathBuf::new(),
+        };
+        let wide = network("192.168.49.0/24");
+        assert_eq!(wide.gateway().to_string(), "192.168.49.1");
+        assert_eq!(wide.node_address(1).map(|net| net.to_string()).as_deref(), Some("192.168.49.2/24"));
+        assert_eq!(wide.node_address(0), None);
+        assert_eq!(wide.node_address(254), None);
+        assert!(network("192.168.49.0/30").node_address(2).is_none());
+    }
 }

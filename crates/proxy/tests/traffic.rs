@@ -448,6 +448,34 @@ fn differences_lead_to_the_same_sets_as_a_full_replacement() {
 }
 
 #[test]
+fn one_change_among_ten_thousand_services_is_one_small_transaction() {
+    let mut world = World::new();
+    let owner = |i: u32| Owner::Service("default".into(), format!("s{i}"));
+    let front = |i: u32| Frontend {
+        place: Place::Address(std::net::Ipv4Addr::from_bits(0x0a60_0100 + i).into()),
+        protocol: Protocol::Tcp,
+        port: 80,
+    };
+    for i in 0..10_000 {
+        world.model.set(&owner(i), vec![(front(i), target(forward(&[1, 2], Masquerade::Outsiders)))]);
+    }
+    let start = Instant::now();
+    world.kernel.replace(&mut world.socket, &world.model).unwrap();
+    println!("10,000 Services with 2 endpoints, full replacement: {:?}", start.elapsed());
+    for (what, which) in [("one endpoint replaced", &[1u8, 3][..]), ("one endpoint more", &[1, 2, 3])] {
+        let changed =
+            world.model.set(&owner(77), vec![(front(77), target(forward(which, Masquerade::Outsiders)))]);
+        let start = Instant::now();
+        let batch = world.kernel.step(&world.model, &changed);
+        batch.apply(&mut world.socket).unwrap();
+        println!("{what}: {:?}, {} bytes", start.elapsed(), batch.size());
+        assert!(batch.size() < 2000, "{}", batch.size());
+    }
+    let addr = "10.96.1.77:80";
+    assert_eq!(world.node.tcp(addr).map(|a| a[2..].to_owned()).unwrap(), "192.168.49.2");
+}
+
+#[test]
 fn model_and_listing_agree_in_full() {
     let mut world = World::new();
     let sticky = Forward { affinity: Some(60), ..forward(&[1, 2], Masquerade::Always) };

@@ -1,22 +1,16 @@
-//! The agent's side of the shim socket: numbered calls, replies in any order, news as events.
-//!
-//! One task reads the socket and hands each reply to whoever waits for its number. When the shim is gone every waiting
-//! call fails, every exec's `exit` closes, and the event channel ends: that is how the agent learns of it.
+//! The agent's handle to the shim: one asynchronous method per request.
 
-use std::collections::HashMap;
-use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::api::*;
-use crate::proto::{self, Call, Notice, Reply, Request};
+use crate::connection::{Answer, Connection};
+use crate::proto::{self, Reply, Request};
 use crate::shim;
 
 /// Where the shim lives and what it may touch.
@@ -30,22 +24,9 @@ pub struct ShimOptions {
     pub cgroup: String,
 }
 
-type Answer = Result<(Reply, Vec<OwnedFd>, Option<oneshot::Receiver<Exit>>)>;
-
-#[derive(Debug, Default)]
-struct Waiting {
-    calls: HashMap<u64, oneshot::Sender<Answer>>,
-    execs: HashMap<u64, oneshot::Sender<Exit>>,
-    lost: Option<String>,
-}
-
 #[derive(Debug)]
 struct Inner {
-    socket: AsyncFd<OwnedFd>,
-    /// Packets of two calls must not interleave their waits for room; whole packets never mix.
-    sending: tokio::sync::Mutex<()>,
-    next: AtomicU64,
-    waiting: Mutex<Waiting>,
+    connection: Connection,
     pid: std::sync::OnceLock<i32>,
     options: ShimOptions,
 }
@@ -102,19 +83,10 @@ impl Runtime {
 
     /// Connects to a shim that is there; an agent that was connected before loses its connection.
     pub async fn connect(options: ShimOptions) -> Result<(Self, Events)> {
-        let lost = |error: io::Error| Error::Disconnected(format!("{}: {error}", options.socket.display()));
-        let socket = connect_socket(&options).and_then(watched).map_err(lost)?;
-        let inner = Arc::new(Inner {
-            socket,
-            sending: tokio::sync::Mutex::default(),
-            next: AtomicU64::new(1),
-            waiting: Mutex::default(),
-            pid: std::sync::OnceLock::new(),
-            options,
-        });
         let (events, receiver) = mpsc::unbounded_channel();
-        tokio::spawn(read_notices(Arc::downgrade(&inner), inner.clone_socket()?, events));
-        let runtime = Self { inner };
+        let connection = Connection::open(&options.socket, events)?;
+        let runtime =
+            Self { inner: Arc::new(Inner { connection, pid: std::sync::OnceLock::new(), options }) };
         match runtime.ask(Request::Hello { version: proto::VERSION }).await? {
             Reply::Hello { version, pid } if version == proto::VERSION => {
                 let _ = runtime.inner.pid.set(pid);
@@ -130,20 +102,7 @@ impl Runtime {
     }
 
     async fn call(&self, request: Request) -> Answer {
-        let id = self.inner.next.fetch_add(1, Ordering::Relaxed);
-        let (sender, receiver) = oneshot::channel();
-        {
-            let mut waiting = self.inner.waiting();
-            if let Some(reason) = &waiting.lost {
-                return Err(Error::Disconnected(reason.clone()));
-            }
-            waiting.calls.insert(id, sender);
-        }
-        if let Err(error) = self.inner.send(&Call { id, request }).await {
-            self.inner.waiting().calls.remove(&id);
-            return Err(Error::Disconnected(error.to_string()));
-        }
-        receiver.await.map_err(|_| Error::Disconnected("the shim has ended".to_owned()))?
+        self.inner.connection.call(request).await
     }
 
     async fn ask(&self, request: Request) -> Result<Reply> {
@@ -290,15 +249,7 @@ impl Runtime {
 
     /// Ends and removes what a shim left behind that was killed, without starting a new one (`skiff delete`).
     pub async fn remove_leftovers(options: ShimOptions) -> Result<()> {
-        if connect_socket(&options).is_ok() {
-            return Err(Error::failed("remove leftovers of", &options.cgroup, "a shim is running"));
-        }
-        let task = tokio::task::spawn_blocking(move || {
-            let cgroups = crate::cgroup::Cgroups::detect().map_err(|error| error.to_string())?;
-            shim::end_leftovers(&cgroups, &options)?;
-            shim::remove_files(&options);
-            Ok::<(), String>(())
-        });
+        let task = tokio::task::spawn_blocking(move || shim::remove_leftovers(&options));
         let done = task.await.unwrap_or_else(|error| Err(error.to_string()));
         done.map_err(|message| Error::failed("remove", "leftovers of the node", message))
     }
@@ -313,109 +264,6 @@ async fn wait_for_end(pid: i32) {
         }
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-}
-
-impl Inner {
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    async fn send(&self, call: &Call) -> io::Result<()> {
-        let _turn = self.sending.lock().await;
-        loop {
-            let mut ready = self.socket.writable().await?;
-            match ready.try_io(|socket| proto::send(socket.get_ref().as_fd(), call, &[])) {
-                Ok(result) => return result,
-                Err(_would_block) => {}
-            }
-        }
-    }
-
-    fn clone_socket(&self) -> Result<AsyncFd<OwnedFd>> {
-        let copy = self.socket.get_ref().try_clone();
-        copy.and_then(watched).map_err(|error| Error::Disconnected(error.to_string()))
-    }
-
-    /// Hands a notice to whoever waits for it.
-    fn deliver(&self, notice: Notice, fds: Vec<OwnedFd>, events: &mpsc::UnboundedSender<Event>) {
-        match notice {
-            Notice::Event(event) => drop(events.send(event)),
-            Notice::ExecExited { exec, exit } => {
-                if let Some(sender) = self.waiting().execs.remove(&exec) {
-                    let _ = sender.send(exit);
-                }
-            }
-            Notice::Reply { id, result } => {
-                let mut waiting = self.waiting();
-                let Some(caller) = waiting.calls.remove(&id) else { return };
-                // Registered before anybody can ask, for the exit may be the next packet.
-                let exit = match &result {
-                    Ok(Reply::Streams { exec, .. }) if *exec != 0 => {
-                        let (sender, receiver) = oneshot::channel();
-                        waiting.execs.insert(*exec, sender);
-                        Some(receiver)
-                    }
-                    _ => None,
-                };
-                let _ = caller.send(result.map(|reply| (reply, fds, exit)));
-            }
-        }
-    }
-
-    fn lose(&self, reason: String) {
-        let mut waiting = self.waiting();
-        waiting.lost = Some(reason.clone());
-        for (_, caller) in waiting.calls.drain() {
-            let _ = caller.send(Err(Error::Disconnected(reason.clone())));
-        }
-        waiting.execs.clear();
-    }
-}
-
-/// Reads the socket until the shim or the last handle is gone.
-async fn read_notices(
-    inner: std::sync::Weak<Inner>,
-    socket: AsyncFd<OwnedFd>,
-    events: mpsc::UnboundedSender<Event>,
-) {
-    let reason = loop {
-        let packet = tokio::select! {
-            ready = socket.readable() => match ready {
-                Ok(mut ready) => match ready.try_io(|socket| proto::receive::<Notice>(socket.get_ref().as_fd())) {
-                    Ok(packet) => packet,
-                    Err(_would_block) => continue,
-                },
-                Err(error) => break error.to_string(),
-            },
-            () = tokio::time::sleep(Duration::from_secs(5)) => {
-                // All handles dropped: nothing is left to deliver to.
-                if inner.strong_count() == 0 { return } else { continue }
-            }
-        };
-        match packet {
-            Ok(Some((notice, fds))) => match inner.upgrade() {
-                Some(inner) => inner.deliver(notice, fds, &events),
-                None => return,
-            },
-            Ok(None) => break "the shim has ended or another agent took over".to_owned(),
-            Err(error) => break error.to_string(),
-        }
-    };
-    if let Some(inner) = inner.upgrade() {
-        inner.lose(reason);
-    }
-}
-
-fn connect_socket(options: &ShimOptions) -> io::Result<OwnedFd> {
-    let socket = proto::socket()?;
-    let (address, _folder) = proto::address(&options.socket)?;
-    nix::sys::socket::connect(socket.as_raw_fd(), &address)?;
-    Ok(socket)
-}
-
-fn watched(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    // SAFETY: an `OwnedFd` is open and stays the same until it is dropped, with the `AsyncFd` that owns it.
-    unsafe { AsyncFd::register(socket) }.map_err(|error| io::Error::other(error.to_string()))
 }
 
 /// Starts this very binary as a shim and waits until it listens.

@@ -7,6 +7,7 @@
 pub mod api;
 pub mod cgroup;
 mod client;
+mod connection;
 pub mod defaults;
 mod proto;
 pub mod seccomp;

@@ -206,7 +206,8 @@ async fn agent_to_be_killed() {
         node.runtime.create(spec).await.unwrap();
         node.runtime.start(id).await.unwrap();
     }
-    std::fs::write(node.options.run_dir.join("agent-ready"), node.runtime.pid().to_string()).unwrap();
+    std::fs::write(node.options.run_dir.with_file_name("agent-ready"), node.runtime.pid().to_string())
+        .unwrap();
     std::future::pending::<()>().await;
 }
 
@@ -220,7 +221,7 @@ async fn an_agent_that_is_killed_is_replaced_and_nothing_is_lost() {
         .stdout(std::process::Stdio::null())
         .spawn()
         .unwrap();
-    let ready = options.run_dir.join("agent-ready");
+    let ready = options.run_dir.with_file_name("agent-ready");
     let begun = Instant::now();
     while std::fs::read_to_string(&ready).is_ok_and(|text| text.is_empty()) || !ready.exists() {
         assert!(begun.elapsed() < Duration::from_secs(30), "the agent comes up");
@@ -274,5 +275,14 @@ async fn a_shim_that_dies_leaves_nothing_to_the_next() {
     assert!(node.runtime.list().await.unwrap().containers.is_empty());
     node.sandbox("p").await;
     assert_eq!(node.run("p", "c", &["true"]).await.code, 0);
-    node.finish().await;
+
+    // Killed again, and this time the cluster is deleted with no shim there.
+    node.up("p", "d", &["sleep", "1000"]).await;
+    let refused = Runtime::remove_leftovers(node.options.clone()).await;
+    assert!(matches!(refused, Err(Error::Failed { .. })), "never under a living shim");
+    let shim = nix::unistd::Pid::from_raw(node.runtime.pid());
+    nix::sys::signal::kill(shim, nix::sys::signal::Signal::SIGKILL).unwrap();
+    assert!(tokio::time::timeout(Duration::from_secs(5), node.events.recv()).await.unwrap().is_none());
+    Runtime::remove_leftovers(node.options.clone()).await.unwrap();
+    node.nothing_is_left();
 }

@@ -115,7 +115,9 @@ impl Fixture {
         let (_, _, certificate, key) = self.pki.issue("kube-apiserver", &[], &["127.0.0.1", "localhost"]);
         let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
         let tls = rustls::ServerConfig::builder()
-            .with_client_cert_verifier(apiserver::serve::client_verifier(std::slice::from_ref(&self.pki.ca)).unwrap())
+            .with_client_cert_verifier(
+                apiserver::serve::client_verifier(std::slice::from_ref(&self.pki.ca)).unwrap(),
+            )
             .with_single_cert(vec![certificate], key)
             .unwrap();
         tokio::spawn(self.api.clone().serve(listener, tls, self.stop.clone()));

@@ -24,7 +24,7 @@ use self::plan::{Action, plan};
 use crate::events::Regarding;
 use crate::expectations::Expectations;
 use crate::kit::{
-    Context, Doing, Error, delete_uid, is_already_exists, message_of, patch, post, unless_gone,
+    Context, Doing, Error, delete_uid, is_already_exists, message_of, patch, post, status_patch, unless_gone,
 };
 use crate::podcontrol::claim;
 use crate::{meta, pods};
@@ -271,15 +271,8 @@ impl Writer<'_> {
             return Ok(());
         }
         // A patch of the status alone: the actions may have changed the object's version meanwhile.
-        let mut status = serde_json::to_value(&status).unwrap_or_default();
-        for count in
-            ["replicas", "updatedReplicas", "readyReplicas", "availableReplicas", "unavailableReplicas"]
-        {
-            if status.get(count).is_none() {
-                status[count] = serde_json::Value::Null;
-            }
-        }
-        let change = json!({"metadata": {"uid": self.deployment.metadata.uid}, "status": status});
+        let old = self.deployment.status.as_ref();
+        let change = status_patch(self.deployment.metadata.uid.as_ref(), old, &status);
         let api = self.ctx.api::<Deployment>(&self.key.namespace);
         let done = api.patch_status(&self.key.name, &patch(), &Patch::Merge(change)).await;
         if let Some(done) = unless_gone(done).doing("write status of deployment", self.key)? {

@@ -12,6 +12,7 @@ use std::collections::HashSet;
 
 use crate::events::Regarding;
 use crate::kit::{Context, Doing, Error, delete_uid, is_conflict, patch, unless_gone};
+use crate::nodematch::tolerates;
 use crate::{meta, pods};
 
 const COMPONENT: &str = "taint-eviction-controller";
@@ -53,15 +54,6 @@ pub(crate) async fn run(ctx: Context) {
 fn evicting(node: &Node) -> Vec<Taint> {
     let taints = node.spec.as_ref().and_then(|s| s.taints.as_ref());
     taints.into_iter().flatten().filter(|t| t.effect == "NoExecute").cloned().collect()
-}
-
-fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    let effect = toleration.effect.as_deref().unwrap_or("");
-    let key = toleration.key.as_deref().unwrap_or("");
-    let any_value = toleration.operator.as_deref() == Some("Exists");
-    (effect.is_empty() || effect == taint.effect)
-        && (key == taint.key || (key.is_empty() && any_value))
-        && (any_value || toleration.value.as_deref().unwrap_or("") == taint.value.as_deref().unwrap_or(""))
 }
 
 /// When a Pod has to go.

@@ -38,9 +38,13 @@ pub(super) fn is_transient(error: &OciDistributionError) -> bool {
 
 /// A manifest could not be had.
 pub(super) fn of_manifest(name: &str, error: OciDistributionError) -> Failure {
+    let detail = chain(&error);
     let detail = match &error {
-        OciDistributionError::RequestError(cause) => format!("failed to do request: {}", chain(cause)),
-        other => chain(other),
+        OciDistributionError::RequestError(cause) => {
+            let host = cause.url().and_then(|url| url.host_str()).unwrap_or_default();
+            format!("failed to do request: {}", as_go_says(&detail, host))
+        }
+        _ => detail,
     };
     classify(name, error, format!("failed to resolve reference {name:?}: {detail}"), name.to_owned())
 }
@@ -49,6 +53,17 @@ pub(super) fn of_manifest(name: &str, error: OciDistributionError) -> Failure {
 pub(super) fn of_blob(name: &str, digest: &Digest, error: OciDistributionError) -> Failure {
     let detail = format!("failed to copy {digest}: {}", chain(&error));
     classify(name, error, detail, format!("{name}: blob {digest}"))
+}
+
+/// The two failures that people search for, as they know them; the whole chain otherwise.
+fn as_go_says(text: &str, host: &str) -> String {
+    if text.contains("no records found") {
+        format!("dial tcp: lookup {host}: no such host")
+    } else if text.contains("Connection refused") {
+        format!("dial tcp {host}: connect: connection refused ({text})")
+    } else {
+        text.to_owned()
+    }
 }
 
 fn classify(name: &str, error: OciDistributionError, detail: String, missing: String) -> Failure {

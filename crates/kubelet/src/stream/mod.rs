@@ -116,16 +116,21 @@ async fn exec(containers: &dyn Containers, process: Exec, session: Session) -> O
         Attach { stdin: process.stdin, stdout: process.stdout, stderr: process.stderr, pty: process.pty };
     let mut pumping = std::pin::pin!(pump(streams, session));
     let mut exit = process.exit;
-    let ended = tokio::select! {
-        ended = &mut exit => ended,
-        // All output is closed: the end is near.
-        () = &mut pumping => tokio::select! {
-            ended = &mut exit => ended,
-            () = client.closed() => { end(containers, number).await; return None }
-        },
-        () = client.closed() => { end(containers, number).await; return None }
+    let mut drained = false;
+    let ended = loop {
+        tokio::select! {
+            ended = &mut exit => break ended,
+            // All output is closed: the end is near.
+            () = &mut pumping, if !drained => drained = true,
+            () = client.closed() => {
+                end(containers, number).await;
+                return None;
+            }
+        }
     };
-    let _ = tokio::time::timeout(DRAIN, pumping).await;
+    if !drained {
+        let _ = tokio::time::timeout(DRAIN, pumping).await;
+    }
     match ended {
         Ok(exit) if exit.code == 0 => Some(success()),
         Ok(exit) => Some(exit_code(exit.code)),

@@ -257,9 +257,8 @@ impl Worker {
             Msg::Update(pod) => self.update(pod),
             Msg::Gone => {
                 self.state.gone = true;
-                let grace = self.pod.metadata.deletion_grace_period_seconds.unwrap_or(30);
-                // Even an object that was removed by force leaves its processes a second to end.
-                self.stop(Stop::Deleted, grace.max(1));
+                // Removed by force: nobody set a grace period. Its processes still get a second to end.
+                self.stop(Stop::Deleted, self.pod.metadata.deletion_grace_period_seconds.unwrap_or(0).max(1));
             }
             Msg::Exited(id, exit) => self.exited(&id, exit),
             Msg::Changed(name) => {

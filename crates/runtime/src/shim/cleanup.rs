@@ -27,14 +27,19 @@ pub fn remove_files(options: &ShimOptions) {
 /// Kills every process in the cluster's cgroup, removes it, and empties the run folder of container state.
 pub fn end_leftovers(cgroups: &Cgroups, options: &ShimOptions) -> Result<(), String> {
     let deadline = Instant::now() + PATIENCE;
-    while !cgroups.processes(&options.cgroup).is_empty() {
-        cgroups.kill(&options.cgroup);
-        if Instant::now() > deadline {
-            return Err(format!("processes of an earlier node in cgroup {} do not end", options.cgroup));
+    loop {
+        if !cgroups.processes(&options.cgroup).is_empty() {
+            cgroups.kill(&options.cgroup);
         }
-        std::thread::sleep(Duration::from_millis(2));
+        // Busy until the last process has not only been killed but is gone.
+        match cgroups.remove(&options.cgroup) {
+            Ok(()) => break,
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            Err(error) => return Err(format!("remove cgroup {}: {error}", options.cgroup)),
+        }
     }
-    cgroups.remove(&options.cgroup).map_err(|error| format!("remove cgroup {}: {error}", options.cgroup))?;
     for folder in FOLDERS {
         let folder = options.run_dir.join(folder);
         match fs::remove_dir_all(&folder) {

@@ -9,7 +9,6 @@ use super::console::Console;
 use super::init::Init;
 use super::job;
 use super::log::{Log, Rotation};
-use super::oci::Streams;
 use super::reaper::Task;
 use super::sandbox;
 use super::server::Server;
@@ -79,8 +78,24 @@ impl Server {
             })
         };
         match started {
-            Ok(job) => drop(self.jobs.insert(job.pid, (job, Task::Sandbox { caller, spec }))),
+            Ok(job) => {
+                self.jobs.insert(job.pid, (job, Task::Sandbox { caller, spec }));
+                self.wake_cgroups();
+            }
             Err(error) => drop(self.answer(caller, Err(error), Vec::new())),
+        }
+    }
+
+    /// The kernel's first move of a process between cgroups after a rest waits for a grace period, some 15 ms. A Pod's
+    /// first container comes right after its network: a child that moves to where it is already makes the wait begin now.
+    fn wake_cgroups(&self) {
+        let (cgroups, own) = (&self.cgroups, format!("{}/shim", self.options.cgroup));
+        let woken = job::spawn(&[], |_| {
+            let _ = cgroups.attach_identity(&own, std::process::id() as i32);
+            Ok((0, Vec::new()))
+        });
+        if let Err(error) = woken {
+            super::report(&format!("wake cgroups: {error}"));
         }
     }
 
@@ -91,62 +106,53 @@ impl Server {
     }
 
     fn begin_create(&mut self, caller: Caller, request: ContainerSpec) -> Result<()> {
-        let id = request.id.clone();
+        let ContainerSpec { id, sandbox, mut spec, rootfs, log_path, stdin, stdin_once } = request;
         check_id(&id)?;
         if self.containers.contains_key(&id) {
             return Err(Error::AlreadyExists { what: "container".into(), id });
         }
-        let sandbox = self
-            .sandboxes
-            .get(&request.sandbox)
-            .ok_or_else(|| Error::not_found("sandbox", &request.sandbox))?;
-        let Rootfs::Overlay { lower, scratch } = request.rootfs;
+        let sandbox = self.sandboxes.get(&sandbox).ok_or_else(|| Error::not_found("sandbox", &sandbox))?;
+        let Rootfs::Overlay { lower, scratch } = rootfs;
         let root = super::rootfs::merged(&scratch);
         let cgroup = format!("{}/{id}", sandbox.spec.cgroup);
-        let mut spec = request.spec;
         let tty = spec.process().as_ref().is_some_and(|process| process.terminal().unwrap_or(false));
-        let namespaces = sandbox.descriptors();
-        let guard = complete(
-            &mut spec,
-            &Surroundings {
-                rootfs: &root,
-                cgroup: &cgroup,
-                namespaces,
-                shm: &sandbox.shm,
-                unified: self.cgroups.is_unified(),
-            },
-        )?;
+        let surroundings = Surroundings {
+            rootfs: &root,
+            cgroup: &cgroup,
+            namespaces: sandbox.descriptors(),
+            shm: &sandbox.shm,
+            unified: self.cgroups.is_unified(),
+        };
+        let guard = complete(&mut spec, &surroundings)?;
         let failed = |what: &str, error: std::io::Error| Error::failed(what, &id, error);
-        let log = Log::open(&request.log_path, Rotation::default())
+        let log = Log::open(&log_path, Rotation::default())
             .map_err(|error| failed("open log of container", error))?;
         self.counter += 1;
-        let plumbing = Plumbing::lay(tty, request.stdin, &self.options.run_dir, self.counter)
-            .map_err(|error| failed("make streams of container", error))?;
-        let (theirs, console, ours) = plumbing.split();
-        let mut keep: Vec<RawFd> = namespaces.to_vec();
-        if let Streams::Pipes(fds) = &theirs {
-            keep.extend(fds.iter().map(AsRawFd::as_raw_fd));
-        }
-        let (oci, cgroups, model) = (&self.oci, &self.cgroups, guard.clone());
+        let (theirs, console, ours) = Plumbing::lay(tty, stdin, &self.options.run_dir, self.counter)
+            .map_err(|error| failed("make streams of container", error))?
+            .split();
+        let mut keep: Vec<RawFd> = sandbox.descriptors().to_vec();
+        keep.extend(theirs.descriptors());
+        let (oci, cgroups, model) = (&self.oci, &self.cgroups, &guard);
         let job = job::spawn(&keep, |report| {
-            let root = super::rootfs::mount_overlay(&lower, &scratch)
+            super::rootfs::mount_overlay(&lower, &scratch)
                 .map_err(|error| format!("mount overlay at {}: {error}", scratch.display()))?;
-            debug_assert!(root.is_dir());
-            prepare_job(cgroups, &cgroup, &model)?;
-            let pid = oci.create(&id, &spec, theirs, first_process(&model, report))?;
-            restrict_devices(cgroups, &cgroup, &model)
+            prepare_job(cgroups, &cgroup, model)?;
+            let init = process_init(model, &model.process, report, false);
+            let pid = oci.create(&id, &spec, theirs, init)?;
+            restrict_devices(cgroups, &cgroup, model)
                 .inspect_err(|_| drop(send_signal(pid, libc::SIGKILL)))?;
             Ok((pid, Vec::new()))
         })
         .map_err(|error| failed("create container", error))?;
         let container = Container {
             id: id.clone(),
-            sandbox: request.sandbox,
-            cgroup: cgroup.clone(),
-            root: root.clone(),
+            sandbox: sandbox.spec.id.clone(),
+            cgroup,
+            root,
             guard,
             tty,
-            stdin_once: request.stdin_once,
+            stdin_once,
             log,
             state: None,
             pid: 0,
@@ -157,9 +163,8 @@ impl Server {
             pty: None,
             ending: None,
         };
-        let outputs = ours.outputs;
         self.containers.insert(id.clone(), container);
-        self.jobs.insert(job.pid, (job, Task::Create { caller, id, console, outputs }));
+        self.jobs.insert(job.pid, (job, Task::Create { caller, id, console, outputs: ours.outputs }));
         Ok(())
     }
 
@@ -241,10 +246,6 @@ fn check_id(id: &str) -> Result<()> {
         return Err(Error::Invalid(format!("container id {id:?}")));
     }
     Ok(())
-}
-
-fn first_process(guard: &Guard, report: BorrowedFd<'_>) -> Init {
-    process_init(guard, &guard.process, report, false)
 }
 
 /// The last steps of a process of a container with this guard.

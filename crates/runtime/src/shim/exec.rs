@@ -2,7 +2,7 @@
 //!
 //! Their streams go straight to the agent and never through the shim; when the agent is gone they break, as upstream's do.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 use super::agent::Caller;
 use super::console::Console;
@@ -19,7 +19,6 @@ use crate::proto::Reply;
 /// A running further process.
 #[derive(Debug)]
 pub struct Further {
-    pub container: String,
     pub pid: i32,
 }
 
@@ -79,10 +78,7 @@ impl Server {
         let exec = self.counter;
         let (theirs, ends) = lay(&request, &self.options.run_dir, exec)
             .map_err(|error| Error::failed("make streams of process in container", id, error))?;
-        let keep: Vec<RawFd> = match &theirs {
-            Streams::Pipes(fds) => fds.iter().map(AsRawFd::as_raw_fd).collect(),
-            Streams::Console(_) => Vec::new(),
-        };
+        let keep = theirs.descriptors();
         let (oci, cgroups) = (&self.oci, &self.cgroups);
         let cgroup = container.cgroup.clone();
         let job = job::spawn(&keep, |report| {

@@ -107,6 +107,8 @@ pub struct Log {
     rotation: Rotation,
     splitters: [Splitter; 2],
     buffer: Vec<u8>,
+    /// The last write failed, and it has been said.
+    failing: bool,
 }
 
 impl Log {
@@ -124,6 +126,7 @@ impl Log {
             rotation,
             splitters: Default::default(),
             buffer: Vec::new(),
+            failing: false,
         })
     }
 
@@ -154,8 +157,15 @@ impl Log {
             return;
         };
         match file.write_all(&self.buffer) {
-            Ok(()) => self.size += self.buffer.len() as u64,
-            Err(error) => super::report(&format!("write log {}: {error}", self.path.display())),
+            Ok(()) => {
+                self.size += self.buffer.len() as u64;
+                self.failing = false;
+            }
+            Err(error) if !self.failing => {
+                self.failing = true;
+                super::report(&format!("write log {}: {error}; lines are lost", self.path.display()));
+            }
+            Err(_) => {}
         }
         self.buffer.clear();
         if self.buffer.capacity() > 1 << 20 {

@@ -43,7 +43,7 @@ use nix::unistd::{ForkResult, fork};
 use crate::cgroup::Cgroups;
 use crate::client::ShimOptions;
 
-pub(crate) use cleanup::{end_leftovers, remove_files};
+pub(crate) use cleanup::remove_files;
 pub use log::rotated;
 
 /// `argv[0]` of a shim, and its name in `ps`.
@@ -135,6 +135,8 @@ fn set_up(options: ShimOptions) -> Result<server::Server, String> {
 }
 
 /// A record lock on the run folder: not inherited by children, gone with the process.
+///
+/// A shim that is just dying is waited for; one that lives keeps its lock.
 fn lock(run_dir: &Path) -> Result<OwnedFd, String> {
     let path = run_dir.join("shim.lock");
     let file = std::fs::OpenOptions::new().create(true).write(true).truncate(false).open(&path);
@@ -146,9 +148,26 @@ fn lock(run_dir: &Path) -> Result<OwnedFd, String> {
         l_len: 0,
         l_pid: 0,
     };
-    nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_SETLK(&whole))
-        .map_err(|_| format!("another shim holds {}", path.display()))?;
-    Ok(file.into())
+    for _ in 0..100 {
+        if nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_SETLK(&whole)).is_ok() {
+            return Ok(file.into());
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    Err(format!("another shim holds {}", path.display()))
+}
+
+/// Ends and removes what a shim left behind; refuses while one lives.
+pub(crate) fn remove_leftovers(options: &ShimOptions) -> Result<(), String> {
+    let lock = match options.run_dir.is_dir() {
+        true => Some(lock(&options.run_dir)?),
+        false => None,
+    };
+    let cgroups = Cgroups::detect().map_err(|error| format!("find cgroups: {error}"))?;
+    cleanup::end_leftovers(&cgroups, options)?;
+    cleanup::remove_files(options);
+    drop(lock);
+    Ok(())
 }
 
 /// Own session, no terminal, log file for errors, empty environment, no signal or limit of the caller.

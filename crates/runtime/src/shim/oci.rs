@@ -3,7 +3,7 @@
 //! Both calls run in a job (a forked child of the shim), so the library may block, change folders and leak as it likes.
 
 use std::fs;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
 use libcontainer::container::Container;
@@ -19,6 +19,16 @@ pub enum Streams {
     Pipes([OwnedFd; 3]),
     /// A terminal of the container, whose master goes to this socket.
     Console(PathBuf),
+}
+
+impl Streams {
+    /// The descriptors that a job must keep open.
+    pub fn descriptors(&self) -> Vec<RawFd> {
+        match self {
+            Self::Pipes(fds) => fds.iter().map(AsRawFd::as_raw_fd).collect(),
+            Self::Console(_) => Vec::new(),
+        }
+    }
 }
 
 /// Creates containers and further processes in them. Errors are whole sentences for people.

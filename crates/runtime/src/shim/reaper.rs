@@ -130,7 +130,7 @@ impl Server {
                 match created {
                     Ok(pid) => {
                         self.answer(caller, Ok(Reply::Done), Vec::new());
-                        if let Some(status) = self.early.remove(&pid) {
+                        if let Some(status) = self.ended_early(pid) {
                             self.container_ended(&id, status);
                         }
                     }
@@ -142,11 +142,17 @@ impl Server {
                     .map_err(|error| of_job(error, "execute in container", &container))
                     .and_then(|(pid, _)| ends.reply(exec).map(|reply| (pid, reply)));
                 match started {
-                    Ok((pid, (reply, fds))) => self.further_started(caller, exec, container, pid, reply, fds),
+                    Ok((pid, (reply, fds))) => self.further_started(caller, exec, pid, reply, fds),
                     Err(error) => drop(self.answer(caller, Err(error), Vec::new())),
                 }
             }
         }
+    }
+
+    /// The status of a process that ended before its job was heard. One that is there has a number used before.
+    fn ended_early(&mut self, pid: i32) -> Option<i32> {
+        let status = self.early.remove(&pid)?;
+        send_signal(pid, 0).is_err().then_some(status)
     }
 
     /// A container that could not be created: its remains go, then the caller hears why.
@@ -161,21 +167,13 @@ impl Server {
         self.removals.push(Removal::new(None, What::Container(id)));
     }
 
-    fn further_started(
-        &mut self,
-        caller: Caller,
-        exec: u64,
-        container: String,
-        pid: i32,
-        reply: Reply,
-        fds: Vec<OwnedFd>,
-    ) {
-        self.furthers.insert(exec, Further { container, pid });
+    fn further_started(&mut self, caller: Caller, exec: u64, pid: i32, reply: Reply, fds: Vec<OwnedFd>) {
+        self.furthers.insert(exec, Further { pid });
         if !self.answer(caller, Ok(reply), fds) {
             // Nobody waits for it any more.
             let _ = send_signal(pid, libc::SIGKILL);
         }
-        if let Some(status) = self.early.remove(&pid) {
+        if let Some(status) = self.ended_early(pid) {
             self.further_ended(exec, status);
         }
     }
@@ -281,7 +279,6 @@ impl Server {
         self.close_streams(id);
         let container = self.containers.remove(id)?;
         self.oci.forget(id);
-        self.furthers.retain(|_, further| further.container != id);
         Some(
             super::rootfs::unmount(&container.root)
                 .map_err(|error| Error::failed("unmount", container.root.display().to_string(), error)),

@@ -157,8 +157,13 @@ impl Node {
     /// Ends the node and asserts that the machine is as before.
     pub async fn finish(self) {
         let pid = self.runtime.pid();
-        self.runtime.shutdown().await.unwrap();
+        self.runtime.clone().shutdown().await.unwrap();
         assert!(!Path::new(&format!("/proc/{pid}")).exists(), "the shim is gone");
+        self.nothing_is_left();
+    }
+
+    /// Asserts that the machine is as before.
+    pub fn nothing_is_left(&self) {
         assert!(!self.options.run_dir.exists(), "the run folder is gone");
         let cgroups = cgroup::Cgroups::detect().unwrap();
         assert_eq!(cgroups.processes(&self.options.cgroup), Vec::<i32>::new());

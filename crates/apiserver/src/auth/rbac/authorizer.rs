@@ -30,7 +30,7 @@ const WATCHED: [&str; 4] = ["roles", "clusterroles", "rolebindings", "clusterrol
 /// Paths that answer everybody, so that a health check needs no policy.
 const OPEN_PATHS: [&str; 3] = ["/healthz", "/livez", "/readyz"];
 const SYNC_DEADLINE: Duration = Duration::from_secs(10);
-const RETRY: Duration = Duration::from_millis(500);
+const RETRY: Duration = Duration::from_millis(100);
 
 /// Role-based access control over the stored policy.
 pub struct Rbac {
@@ -126,6 +126,8 @@ async fn follow(rbac: std::sync::Weak<Rbac>, objects: Arc<dyn Objects>, plural: 
             });
             reconcile_aggregates(&strong, objects.as_ref(), plural).await;
         }
+        // A server that stops ends every watch at once; without a pause this would spin until its runtime is gone.
+        tokio::time::sleep(RETRY).await;
     }
 }
 

@@ -1,0 +1,131 @@
+//! Passes one request on over HTTP/1.1 and its answer back, streaming both ways; after a 101 the two connections are
+//! joined byte by byte.
+
+use std::time::Duration;
+
+use http::header::{AUTHORIZATION, CONNECTION, HOST, HeaderName, HeaderValue, TRANSFER_ENCODING, UPGRADE};
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body_util::BodyExt as _;
+use hyper::client::conn::http1;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use super::target::{Security, Target};
+use super::tls;
+use crate::core::Call;
+use crate::server::{Body, full};
+use crate::status::Status;
+
+/// A target that does not take a connection in this time is down.
+const DIAL: Duration = Duration::from_secs(10);
+
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
+
+/// Sends the request to the target and answers what it answers.
+///
+/// # Errors
+/// 503 when it cannot be reached.
+pub async fn forward(
+    call: &Call,
+    target: Target,
+    mut request: Request<Body>,
+) -> Result<Response<Body>, Status> {
+    let client = request.extensions_mut().remove::<OnUpgrade>();
+    let stream = match tokio::time::timeout(DIAL, dial(call, &target)).await {
+        Ok(stream) => stream?,
+        Err(_) => return Err(unreachable(format!("dial {}:{}: timed out", target.host, target.port))),
+    };
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(unreachable)?;
+    tokio::spawn(connection.with_upgrades());
+    let outgoing = outgoing(&target, request)?;
+    let mut response = sender.send_request(outgoing).await.map_err(unreachable)?;
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let client = client.ok_or_else(|| Status::bad_request("this connection cannot be upgraded"))?;
+        join(client, hyper::upgrade::on(&mut response));
+        let (parts, _) = response.into_parts();
+        return Ok(Response::from_parts(parts, full("")));
+    }
+    let (mut parts, body) = response.into_parts();
+    strip_hop_by_hop(&mut parts.headers);
+    parts.version = http::Version::default();
+    Ok(Response::from_parts(parts, body.map_err(Into::into).boxed_unsync()))
+}
+
+fn unreachable(why: impl std::fmt::Display) -> Status {
+    Status::unavailable(format!("error trying to reach service: {why}"))
+}
+
+async fn dial(call: &Call, target: &Target) -> Result<Box<dyn Stream>, Status> {
+    let place = format!("{}:{}", target.host, target.port);
+    let tcp = TcpStream::connect((target.host.as_str(), target.port)).await;
+    let tcp = tcp.map_err(|e| unreachable(format!("dial {place}: {e}")))?;
+    let _ = tcp.set_nodelay(true);
+    let config = match target.security {
+        Security::Plain => return Ok(Box::new(tcp)),
+        Security::Kubelet => call.core.config.kubelet_tls.clone(),
+        Security::Unverified => tls::unverified().map_err(Status::internal)?,
+    };
+    let name =
+        ServerName::try_from(target.host.clone()).map_err(|e| unreachable(format!("dial {place}: {e}")))?;
+    let stream = TlsConnector::from(config).connect(name, tcp).await;
+    Ok(Box::new(stream.map_err(|e| unreachable(format!("TLS with {place}: {e}")))?))
+}
+
+/// The request as the target gets it: its own path, none of our credentials.
+fn outgoing(target: &Target, request: Request<Body>) -> Result<Request<Body>, Status> {
+    let (parts, body) = request.into_parts();
+    let mut headers = parts.headers;
+    headers.remove(AUTHORIZATION);
+    let host = if target.host.contains(':') { format!("[{}]", target.host) } else { target.host.clone() };
+    let host = HeaderValue::from_str(&format!("{host}:{}", target.port)).map_err(Status::internal)?;
+    let upgrades = headers.contains_key(UPGRADE);
+    if !upgrades {
+        strip_hop_by_hop(&mut headers);
+    }
+    headers.insert(HOST, host);
+    let mut out = Request::builder()
+        .method(parts.method)
+        .uri(&target.path)
+        .body(body)
+        .map_err(|e| Status::bad_request(format!("invalid path {:?}: {e}", target.path)))?;
+    *out.headers_mut() = headers;
+    Ok(out)
+}
+
+/// Header fields that concern one connection only (RFC 9110, section 7.6.1).
+fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|v| v.to_str().ok())
+        .flat_map(|v| v.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .collect();
+    for name in named {
+        headers.remove(name);
+    }
+    for name in [CONNECTION, TRANSFER_ENCODING, UPGRADE] {
+        headers.remove(name);
+    }
+    for name in ["keep-alive", "proxy-connection", "te", "trailer"] {
+        headers.remove(name);
+    }
+}
+
+/// Joins the two upgraded connections until either side ends.
+fn join(client: OnUpgrade, target: OnUpgrade) {
+    tokio::spawn(async move {
+        match tokio::try_join!(client, target) {
+            Ok((client, target)) => {
+                let (mut client, mut target) = (TokioIo::new(client), TokioIo::new(target));
+                let _ = tokio::io::copy_bidirectional(&mut client, &mut target).await;
+            }
+            Err(error) => tracing::debug!(%error, "upgrade failed"),
+        }
+    });
+}

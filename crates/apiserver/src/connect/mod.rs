@@ -1,0 +1,71 @@
+//! Requests that lead through the API server to a node, a Pod or a Service: logs, exec, attach, port-forward, proxy.
+//!
+//! Here only the target is found; bytes are passed on untouched, upgraded connections (WebSocket, SPDY/3.1) included,
+//! so that the streaming protocols live in one place, the kubelet.
+
+mod forward;
+mod target;
+mod tls;
+
+use http::header::{HeaderValue, LOCATION};
+use http::{Method, Request, Response, StatusCode};
+
+use crate::core::Call;
+use crate::rest::answer::{Answer, Payload};
+use crate::server::{Body, full};
+use crate::status::Status;
+
+/// Whether a request is passed on rather than answered here.
+pub fn is_connection(call: &Call) -> bool {
+    matches!(call.cx.subresource.as_str(), "log" | "exec" | "attach" | "portforward" | "proxy")
+        && call.row.has_subresource(&call.cx.subresource)
+}
+
+/// Passes a request on.
+///
+/// # Errors
+/// 400, 404, 405 for requests without a target; 503 for targets that cannot be reached.
+pub async fn connect(call: &Call, request: Request<Body>) -> Result<Answer, Status> {
+    check_method(call, request.method())?;
+    if call.cx.subresource == "proxy"
+        && !call.has_rest
+        && matches!(*request.method(), Method::GET | Method::HEAD)
+    {
+        return Ok(raw(redirect(&request)));
+    }
+    let Some(target) = target::find(call).await? else {
+        // A Pod that no node has yet: its log is empty.
+        return Ok(Answer::bytes(200, "text/plain", ""));
+    };
+    Ok(raw(forward::forward(call, target, request).await?))
+}
+
+fn raw(response: Response<Body>) -> Answer {
+    Answer { code: response.status().as_u16(), content_type: "", payload: Payload::Raw(Box::new(response)) }
+}
+
+fn check_method(call: &Call, method: &Method) -> Result<(), Status> {
+    let verb = match method.as_str() {
+        "GET" | "HEAD" => "get",
+        "POST" => "create",
+        "PUT" => "update",
+        "PATCH" => "patch",
+        "DELETE" => "delete",
+        "OPTIONS" if call.cx.subresource == "proxy" => return Ok(()),
+        _ => "",
+    };
+    let sub = call.row.subresources.iter().find(|s| s.name == call.cx.subresource);
+    if sub.is_some_and(|s| s.verbs.contains(&verb)) { Ok(()) } else { Err(Status::method_not_allowed()) }
+}
+
+/// Relative links of a proxied page need the slash behind `proxy`.
+fn redirect(request: &Request<Body>) -> Response<Body> {
+    let uri = request.uri();
+    let query = uri.query().map(|q| format!("?{q}")).unwrap_or_default();
+    let mut response = Response::new(full(""));
+    *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
+    if let Ok(location) = HeaderValue::from_str(&format!("{}/{query}", uri.path())) {
+        response.headers_mut().insert(LOCATION, location);
+    }
+    response
+}

@@ -1,0 +1,112 @@
+//! The server of the `coredns` Pod.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use hickory_proto::rr::Name;
+use parking_lot::RwLock;
+use tokio::net::{TcpListener, UdpSocket};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::forward::Forwarder;
+use crate::http::{self, Page};
+use crate::metrics::Metrics;
+use crate::respond::Responder;
+use crate::zone::Zone;
+use crate::{server, watch};
+
+/// What the server must be told.
+#[derive(Debug, Clone)]
+pub struct DnsConfig {
+    /// The cluster's domain, `cluster.local` by default.
+    pub zone: String,
+    /// Seconds for which clients may keep answers of the zone, 30 by default.
+    pub ttl: u32,
+    /// Port of UDP and TCP, on all addresses, 53 by default.
+    pub port: u16,
+    /// Port of `/health`, 8080 by default; none serves no such page.
+    pub health: Option<u16>,
+    /// Port of `/ready`, 8181 by default.
+    pub ready: Option<u16>,
+    /// Port of `/metrics`, 9153 by default.
+    pub metrics: Option<u16>,
+    /// The file that names the servers for all other names, `/etc/resolv.conf` by default.
+    pub resolv_conf: PathBuf,
+}
+
+impl Default for DnsConfig {
+    fn default() -> Self {
+        Self {
+            zone: "cluster.local".to_owned(),
+            ttl: 30,
+            port: 53,
+            health: Some(8080),
+            ready: Some(8181),
+            metrics: Some(9153),
+            resolv_conf: "/etc/resolv.conf".into(),
+        }
+    }
+}
+
+/// Why the server ended.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The cluster's domain is no name.
+    #[error("cluster domain {0:?} is not a DNS name")]
+    Zone(String),
+    /// A port is taken, or not for us.
+    #[error("listen on port {port}")]
+    Listen {
+        /// The port.
+        port: u16,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// A watch has ended for good.
+    #[error(transparent)]
+    Watch(#[from] client::InformerGone),
+}
+
+/// Answers the cluster's names from the API's objects and all others from upstreams, until `stop`.
+///
+/// # Errors
+/// When a port cannot be had, or a watch dies.
+pub async fn run(config: DnsConfig, client: kube::Client, stop: CancellationToken) -> Result<(), Error> {
+    let origin = Name::from_ascii(&config.zone).map_err(|_| Error::Zone(config.zone.clone()))?;
+    let zone = Arc::new(RwLock::new(Zone::new(origin, config.ttl)));
+    let responder = Arc::new(Responder {
+        zone: Some(zone.clone()),
+        forwarder: Forwarder::new(config.resolv_conf),
+        metrics: Metrics::default(),
+    });
+    let (udp, tcp) = (udp_on_all(config.port).await?, tcp_on_all(config.port).await?);
+    let mut tasks = JoinSet::new();
+    let pages = [(config.health, Page::Health), (config.ready, Page::Ready), (config.metrics, Page::Metrics)];
+    for (port, page) in pages {
+        if let Some(port) = port {
+            tasks.spawn(http::serve(tcp_on_all(port).await?, page, responder.clone(), stop.clone()));
+        }
+    }
+    tasks.spawn(server::serve(vec![udp], vec![tcp], responder, stop.clone()));
+    tracing::info!(zone = config.zone, port = config.port, "answering");
+    // The tasks end with this future: dropped, they are aborted.
+    watch::run(client, zone, stop).await?;
+    Ok(())
+}
+
+/// Both families on one socket; IPv4 alone where the kernel has no IPv6.
+fn all(port: u16) -> [SocketAddr; 2] {
+    [(Ipv6Addr::UNSPECIFIED, port).into(), (Ipv4Addr::UNSPECIFIED, port).into()]
+}
+
+async fn udp_on_all(port: u16) -> Result<UdpSocket, Error> {
+    UdpSocket::bind(&all(port)[..]).await.map_err(|source| Error::Listen { port, source })
+}
+
+async fn tcp_on_all(port: u16) -> Result<TcpListener, Error> {
+    TcpListener::bind(&all(port)[..]).await.map_err(|source| Error::Listen { port, source })
+}

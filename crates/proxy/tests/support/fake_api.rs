@@ -1,0 +1,66 @@
+//! An API server of lists and watches only, for components that follow objects; the crate `dns` uses it as well.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use http_body_util::{BodyExt, StreamBody, combinators::UnsyncBoxBody};
+use kube::client::Body;
+use serde_json::{Value, json};
+use tokio::sync::{Mutex, broadcast};
+use tokio_stream::wrappers::BroadcastStream;
+
+/// Objects by the path of their list, and a line to those that watch.
+#[derive(Clone)]
+pub struct FakeApi {
+    lists: Arc<Mutex<HashMap<&'static str, Vec<Value>>>>,
+    events: broadcast::Sender<(&'static str, Value)>,
+}
+
+impl FakeApi {
+    /// An API with these objects.
+    pub fn new(lists: impl IntoIterator<Item = (&'static str, Vec<Value>)>) -> Self {
+        let (events, _) = broadcast::channel(100);
+        Self { lists: Arc::new(Mutex::new(lists.into_iter().collect())), events }
+    }
+
+    /// A client of it.
+    pub fn client(&self) -> kube::Client {
+        let api = self.clone();
+        let service = tower::service_fn(move |request: http::Request<Body>| {
+            let (api, uri) = (api.clone(), request.uri().clone());
+            async move { Ok::<_, Infallible>(api.answer(&uri).await) }
+        });
+        kube::Client::new(service, "default")
+    }
+
+    /// Tells a change, `ADDED`, `MODIFIED` or `DELETED`, once somebody watches that path.
+    pub async fn tell(&self, path: &'static str, kind: &str, object: &Value) {
+        while self.events.receiver_count() < self.lists.lock().await.len() {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        let mut object = object.clone();
+        object["metadata"]["resourceVersion"] = json!(rand::random::<u32>().to_string());
+        self.events.send((path, json!({"type": kind, "object": object}))).unwrap();
+    }
+
+    async fn answer(&self, uri: &http::Uri) -> http::Response<UnsyncBoxBody<Bytes, Infallible>> {
+        let path = uri.path().to_owned();
+        let frame = |value: Value| Ok(http_body::Frame::data(Bytes::from(format!("{value}\n"))));
+        let body = if uri.query().unwrap_or_default().contains("watch=true") {
+            let events = BroadcastStream::new(self.events.subscribe());
+            let mine = events.filter_map(move |event| {
+                let line = event.ok().filter(|(at, _)| *at == path).map(|(_, value)| frame(value));
+                async move { line }
+            });
+            StreamBody::new(mine).boxed_unsync()
+        } else {
+            let items = self.lists.lock().await.get(path.as_str()).cloned().unwrap_or_default();
+            let list = json!({"metadata": {"resourceVersion": "1"}, "items": items});
+            StreamBody::new(futures::stream::iter([frame(list)])).boxed_unsync()
+        };
+        http::Response::builder().header("content-type", "application/json").body(body).unwrap()
+    }
+}
