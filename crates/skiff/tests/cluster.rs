@@ -192,7 +192,13 @@ fn a_killed_daemon_loses_no_acknowledged_write(cluster: &Cluster, kubectl: &Kube
     for i in &acknowledged {
         assert_eq!(kubectl.json(&format!("get configmap write-{i}"))["data"]["n"], i.to_string());
     }
-    eventually("Pods run as before", SOON, || (running(kubectl) == containers).then_some(()));
+    eventually("Pods run as before", SOON, || {
+        let now = running(kubectl);
+        if now != containers {
+            eprintln!("before {containers:#?}\nnow {now:#?}");
+        }
+        (now == containers).then_some(())
+    });
     assert_eq!(kubectl.out("exec testpod -- echo back"), "back\n");
     assert!(kubectl.out("exec testpod -- wget -qO- nginx-app").contains("Welcome to nginx!"));
 }
@@ -220,7 +226,7 @@ fn a_stop_keeps_what_the_cluster_remembers(cluster: &Cluster, kubectl: &Kubectl)
         (pods.matches("1/1     Running").count() == 3).then_some(())
     });
     eventually("the application answers", SOON, || {
-        let page = kubectl.run("exec testpod -- wget -T 2 -qO- nginx-app");
+        let page = kubectl.run("exec testpod -- wget -qO- nginx-app");
         page.stdout.contains("Welcome to nginx!").then_some(())
     });
 }
