@@ -4,6 +4,7 @@
 //! A tiny API server answers what kubectl asks on the way and hands the upgrade over; processes are the host's own.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod client;
 mod stand;
 
 use std::io::{Read, Write};
@@ -11,18 +12,21 @@ use std::net::TcpListener;
 use std::process::Stdio;
 use std::time::Duration;
 
-use stand::{Stand, kubectls};
+use client::kubectls;
+use stand::Stand;
 
 #[test]
 fn exec_brings_output_and_exit_code() {
     let stand = Stand::start();
     for kubectl in kubectls() {
-        let out = stand.kubectl(&kubectl, &["exec", "p", "--", "sh", "-c", "echo out; echo err >&2; exit 7"]);
+        let out = stand
+            .client
+            .kubectl(&kubectl, &["exec", "p", "--", "sh", "-c", "echo out; echo err >&2; exit 7"]);
         let (stdout, stderr) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
         assert_eq!(stdout, "out\n", "{kubectl}: {stderr}");
         assert_eq!(stderr, "err\ncommand terminated with exit code 7\n", "{kubectl}");
         assert_eq!(out.status.code(), Some(7), "{kubectl}");
-        let out = stand.kubectl(&kubectl, &["exec", "p", "--", "true"]);
+        let out = stand.client.kubectl(&kubectl, &["exec", "p", "--", "true"]);
         assert!(out.status.success() && out.stderr.is_empty(), "{kubectl}: {out:?}");
     }
 }
@@ -32,7 +36,7 @@ fn exec_passes_megabytes_of_stdin_and_its_end() {
     let stand = Stand::start();
     let sent: Vec<u8> = (0..3_000_000u32).map(|n| (n % 251) as u8).collect();
     for kubectl in kubectls() {
-        let mut child = stand.command(&kubectl, &["exec", "-i", "p", "--", "cat"]).spawn().unwrap();
+        let mut child = stand.client.command(&kubectl, &["exec", "-i", "p", "--", "cat"]).spawn().unwrap();
         let mut stdin = child.stdin.take().unwrap();
         let bytes = sent.clone();
         let writer = std::thread::spawn(move || stdin.write_all(&bytes).unwrap());
@@ -47,7 +51,7 @@ fn exec_passes_megabytes_of_stdin_and_its_end() {
 fn exec_is_refused_with_a_reason() {
     let stand = Stand::start();
     for kubectl in kubectls() {
-        let out = stand.kubectl(&kubectl, &["exec", "p", "--", "/no/such/program"]);
+        let out = stand.client.kubectl(&kubectl, &["exec", "p", "--", "/no/such/program"]);
         let stderr = String::from_utf8_lossy(&out.stderr);
         assert!(!out.status.success(), "{kubectl}");
         assert!(stderr.contains("error executing command in container"), "{kubectl}: {stderr}");
@@ -58,7 +62,8 @@ fn exec_is_refused_with_a_reason() {
 fn a_client_that_is_killed_ends_the_command() {
     let stand = Stand::start();
     for kubectl in kubectls() {
-        let mut child = stand.command(&kubectl, &["exec", "p", "--", "sleep", "1000"]).spawn().unwrap();
+        let mut child =
+            stand.client.command(&kubectl, &["exec", "p", "--", "sleep", "1000"]).spawn().unwrap();
         stand.wait("the command to start", || stand.running() == 1);
         child.kill().unwrap();
         child.wait().unwrap();
@@ -71,7 +76,7 @@ fn ports_are_forwarded_again_and_again() {
     let stand = Stand::start();
     let echo = stand.echo_server();
     for kubectl in kubectls() {
-        let forward = stand.forward(&kubectl, echo);
+        let forward = stand.client.forward(&kubectl, "p", echo);
         for round in 0..5 {
             let sent = vec![round; 300_000];
             let mut connection = forward.connect();
@@ -94,7 +99,7 @@ fn many_connections_at_once_and_one_that_the_pod_resets() {
     let stand = Stand::start();
     let echo = stand.echo_server();
     for kubectl in kubectls() {
-        let forward = stand.forward(&kubectl, echo);
+        let forward = stand.client.forward(&kubectl, "p", echo);
         let idle = forward.connect();
         let talking: Vec<_> = (0..20)
             .map(|n| {
@@ -129,7 +134,7 @@ fn a_closed_port_is_told_in_upstreams_words() {
         listener.local_addr().unwrap().port()
     };
     for kubectl in kubectls() {
-        let forward = stand.forward(&kubectl, closed);
+        let forward = stand.client.forward(&kubectl, "p", closed);
         let mut connection = forward.connect();
         assert_eq!(connection.read(&mut [0; 10]).unwrap_or(0), 0);
         let stderr = forward.stderr(Duration::from_secs(10));
@@ -154,7 +159,7 @@ fn a_terminal_has_the_clients_size_and_attach_joins() {
         // script(1) gives kubectl a terminal of its own, of the size that stty sets.
         let line = format!(
             "stty rows 33 cols 111; {} exec -it p -- sh -c 'sleep 0.3; stty size'",
-            stand.line(&kubectl)
+            stand.client.line(&kubectl)
         );
         let out = std::process::Command::new("script")
             .args(["-qec", &line, "/dev/null"])
@@ -164,7 +169,7 @@ fn a_terminal_has_the_clients_size_and_attach_joins() {
         let text = String::from_utf8_lossy(&out.stdout);
         assert!(text.contains("33 111"), "{kubectl}: {text}");
 
-        let out = stand.kubectl(&kubectl, &["attach", "p"]);
+        let out = stand.client.kubectl(&kubectl, &["attach", "p"]);
         assert_eq!(String::from_utf8_lossy(&out.stdout), "attached\n", "{kubectl}: {out:?}");
     }
 }

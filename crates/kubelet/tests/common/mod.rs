@@ -408,7 +408,12 @@ impl Node {
         assert!(listed.sandboxes.is_empty() && listed.containers.is_empty(), "{listed:?}");
         self.runtime.clone().shutdown().await.unwrap();
         let pid = self.guard.0;
-        assert!(!Path::new(&format!("/proc/{pid}")).exists(), "the shim is gone");
+        let end = Instant::now() + Duration::from_secs(5);
+        while Path::new(&format!("/proc/{pid}")).exists() {
+            let state = fs::read_to_string(format!("/proc/{pid}/stat"));
+            assert!(Instant::now() < end, "the shim is still there: {state:?}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
         if let Some(inside) = self.inside.take() {
             inside.shutdown_background();
         }

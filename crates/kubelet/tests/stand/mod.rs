@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -26,20 +26,7 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-/// The kubectls of the machine: those that carry a version in their name, one of each generation, else the one there is.
-pub fn kubectls() -> Vec<String> {
-    let found = Command::new("sh").args(["-c", "readlink -f \"$(command -v kubectl)\""]).output().unwrap();
-    let kubectl = PathBuf::from(String::from_utf8(found.stdout).unwrap().trim());
-    assert!(kubectl.is_file(), "these tests need kubectl on the PATH");
-    let versions = ["1.27", "1.29", "1.30", "1.33"];
-    let named = versions.map(|v| kubectl.with_file_name(format!("kubectl.{v}")));
-    let mut all: Vec<String> =
-        named.iter().filter(|p| p.is_file()).map(|p| p.display().to_string()).collect();
-    if all.is_empty() {
-        all.push(kubectl.display().to_string());
-    }
-    all
-}
+use crate::client::Client;
 
 /// Processes of the host in the place of containers.
 #[derive(Default)]
@@ -166,10 +153,9 @@ impl Containers for Fake {
     }
 }
 
-/// The server, and a home for kubectl.
+/// The server and its client.
 pub struct Stand {
-    address: SocketAddr,
-    home: tempfile::TempDir,
+    pub client: Client,
     processes: Arc<Processes>,
     _runtime: tokio::runtime::Runtime,
 }
@@ -198,7 +184,7 @@ impl Stand {
                 });
             }
         });
-        Stand { address, home: tempfile::tempdir().unwrap(), processes, _runtime: runtime }
+        Stand { client: Client::new(address), processes, _runtime: runtime }
     }
 
     /// Processes that have not ended.
@@ -214,32 +200,6 @@ impl Stand {
         }
     }
 
-    fn flags(&self) -> [String; 4] {
-        let home = self.home.path().display();
-        [
-            format!("--server=http://{}", self.address),
-            format!("--cache-dir={home}"),
-            "--request-timeout=0".into(),
-            "--kubeconfig=/dev/null".into(),
-        ]
-    }
-
-    /// The start of a shell line.
-    pub fn line(&self, kubectl: &str) -> String {
-        format!("HOME={} timeout 30 {kubectl} {}", self.home.path().display(), self.flags().join(" "))
-    }
-
-    pub fn command(&self, kubectl: &str, args: &[&str]) -> Command {
-        let mut command = Command::new(kubectl);
-        command.args(self.flags()).args(args).env("HOME", self.home.path());
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command
-    }
-
-    pub fn kubectl(&self, kubectl: &str, args: &[&str]) -> Output {
-        self.command(kubectl, args).stdin(Stdio::null()).output().unwrap()
-    }
-
     /// Answers what it is told, up to the client's end; `RESET` makes it reset the connection. Its port.
     pub fn echo_server(&self) -> u16 {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -250,31 +210,6 @@ impl Stand {
             }
         });
         port
-    }
-
-    pub fn forward(&self, kubectl: &str, port: u16) -> Forward {
-        let mut child = Command::new(kubectl)
-            .args(self.flags())
-            .args(["port-forward", "--address=127.0.0.1", "pod/p", &format!(":{port}")])
-            .env("HOME", self.home.path())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut stdout = BufReader::new(child.stdout.take().unwrap());
-        let mut line = String::new();
-        stdout.read_line(&mut line).unwrap();
-        let local = line.split(" -> ").next().and_then(|l| l.rsplit(':').next()).unwrap().parse();
-        let Ok(local) = local else {
-            let mut stderr = String::new();
-            child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
-            let _ = child.wait();
-            panic!("{kubectl}: {line:?} {stderr}");
-        };
-        // Its further output must go somewhere.
-        std::thread::spawn(move || std::io::copy(&mut stdout, &mut std::io::sink()));
-        Forward { child: Mutex::new(child), local }
     }
 }
 
@@ -300,41 +235,6 @@ fn echo(mut connection: TcpStream) {
         }
     }
     let _ = connection.shutdown(Shutdown::Write);
-}
-
-/// A running `kubectl port-forward`.
-pub struct Forward {
-    child: Mutex<Child>,
-    local: u16,
-}
-
-impl Forward {
-    pub fn connect(&self) -> TcpStream {
-        let connection = TcpStream::connect(("127.0.0.1", self.local)).unwrap();
-        connection.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
-        connection
-    }
-
-    /// What it says until it gives up.
-    pub fn stderr(&self, most: Duration) -> String {
-        let mut child = self.child.lock().unwrap();
-        let deadline = Instant::now() + most;
-        while child.try_wait().unwrap().is_none() && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        let _ = child.kill();
-        let mut text = String::new();
-        child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
-        text
-    }
-}
-
-impl Drop for Forward {
-    fn drop(&mut self) {
-        let mut child = self.child.lock().unwrap();
-        let _ = child.kill();
-        let _ = child.wait();
-    }
 }
 
 fn answer(upgrades: &Upgrades, request: Request<Incoming>) -> Response<Full<Bytes>> {
