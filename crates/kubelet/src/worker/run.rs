@@ -128,7 +128,6 @@ impl Worker {
 
     /// Lives the Pod's life; ends when nothing of it is left, or at `stop` (containers then run on).
     pub async fn run(mut self, stop: CancellationToken) {
-        self.begin_life();
         loop {
             let now = (self.agent.clock)();
             let step = step::step(&self.pod, &self.state, now);
@@ -173,7 +172,8 @@ impl Worker {
         pod::full_name(&self.pod)
     }
 
-    fn begin_life(&mut self) {
+    /// Takes over what an earlier life of the agent has left; to be called once, before [`Worker::run`].
+    pub fn begin_life(&mut self) {
         let now = (self.agent.clock)();
         let known = self.pod.status.as_ref().and_then(|s| s.start_time.as_ref()).map(|t| t.0);
         let start = self.state.start_time.or(known).unwrap_or(now);
