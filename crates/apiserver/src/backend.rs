@@ -110,6 +110,9 @@ impl Objects for Backend {
         resource: &GroupResource,
         revision: u64,
     ) -> Result<BoxStream<'static, ObjectChange>, Status> {
+        if self.core.stop.is_cancelled() {
+            return Err(Status::unavailable("the server is shutting down"));
+        }
         let prefix = self.row(resource)?.prefix();
         let source = self.core.store.watch(&prefix, revision).await.map_err(store_error)?;
         let stop = self.core.stop.clone();

@@ -66,7 +66,7 @@ fn is_cpu(metric: &Value, source: &str) -> bool {
 
 /// Takes the entries of a list at `object[part][key]` as a Vec.
 fn take_list(object: &mut Value, part: &str, key: &str) -> Vec<Value> {
-    match object[part].as_object_mut().and_then(|m| m.shift_remove(key)) {
+    match object.get_mut(part).and_then(Value::as_object_mut).and_then(|m| m.shift_remove(key)) {
         Some(Value::Array(items)) => items,
         _ => Vec::new(),
     }
@@ -92,7 +92,8 @@ fn hpa_to_v1(object: &mut Value) {
             others.push(metric);
         }
     }
-    let behavior = object["spec"].as_object_mut().and_then(|m| m.shift_remove("behavior"));
+    let behavior =
+        object.get_mut("spec").and_then(Value::as_object_mut).and_then(|m| m.shift_remove("behavior"));
     let mut currents = Vec::new();
     for metric in take_list(object, "status", "currentMetrics") {
         let value = &metric["resource"]["current"]["averageUtilization"];
@@ -114,13 +115,16 @@ fn hpa_to_v1(object: &mut Value) {
 
 fn hpa_to_v2(object: &mut Value) {
     let mut saved = |key: &str| -> Option<Value> {
-        let map = object["metadata"]["annotations"].as_object_mut()?;
+        let map = object.pointer_mut("/metadata/annotations")?.as_object_mut()?;
         serde_json::from_str(map.shift_remove(key)?.as_str()?).ok()
     };
     let (metrics, behavior, conditions, current) =
         (saved(METRICS), saved(BEHAVIOR), saved(CONDITIONS), saved(CURRENT));
     let mut list: Vec<Value> = Vec::new();
-    let cpu = object["spec"].as_object_mut().and_then(|m| m.shift_remove("targetCPUUtilizationPercentage"));
+    let cpu = object
+        .get_mut("spec")
+        .and_then(Value::as_object_mut)
+        .and_then(|m| m.shift_remove("targetCPUUtilizationPercentage"));
     if let Some(cpu) = cpu {
         list.push(json!({"type": "Resource", "resource": {
             "name": "cpu", "target": {"type": "Utilization", "averageUtilization": cpu},
@@ -130,7 +134,7 @@ fn hpa_to_v2(object: &mut Value) {
     if !list.is_empty() && object["spec"].is_object() {
         object["spec"]["metrics"] = list.into();
     }
-    if let Some(status) = object["status"].as_object_mut() {
+    if let Some(status) = object.get_mut("status").and_then(Value::as_object_mut) {
         status.shift_remove("currentCPUUtilizationPercentage");
         for (key, value) in [("conditions", conditions), ("currentMetrics", current)] {
             if let Some(value) = value {
@@ -138,7 +142,7 @@ fn hpa_to_v2(object: &mut Value) {
             }
         }
     }
-    if let (Some(behavior), Some(spec)) = (behavior, object["spec"].as_object_mut()) {
+    if let (Some(behavior), Some(spec)) = (behavior, object.get_mut("spec").and_then(Value::as_object_mut)) {
         spec.insert("behavior".into(), behavior);
     }
     let meta = meta_mut(object);

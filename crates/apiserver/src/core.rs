@@ -88,6 +88,8 @@ pub struct Call {
     pub rest: String,
     /// Whether a slash follows the subresource.
     pub has_rest: bool,
+    /// The write is a server-side apply: it keeps account of field owners itself.
+    pub applies: bool,
 }
 
 impl Call {
@@ -124,6 +126,7 @@ impl Call {
             headers: HeaderMap::new(),
             rest,
             has_rest,
+            applies: false,
         }
     }
 

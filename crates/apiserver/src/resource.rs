@@ -1,6 +1,7 @@
 //! The row of the kinds table: everything the generic handlers need to know about a kind besides its rules.
 
 use std::fmt;
+use std::sync::Arc;
 
 use crate::strategy::NameRule;
 
@@ -80,6 +81,8 @@ pub struct Resource {
     pub custom: bool,
     /// OpenAPI schema of a CustomResourceDefinition.
     pub schema: Option<serde_json::Value>,
+    /// Fields of a CustomResourceDefinition's objects, from its schema.
+    pub types: Option<Arc<schema::Table>>,
 }
 
 /// A printer column of a CustomResourceDefinition.
@@ -136,6 +139,7 @@ impl Resource {
             columns: Vec::new(),
             custom: false,
             schema: None,
+            types: None,
         }
     }
 

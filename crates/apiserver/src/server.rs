@@ -63,6 +63,13 @@ pub struct ApiServer {
     pub(crate) documents: paths::Documents,
 }
 
+impl Drop for ApiServer {
+    /// Ends the watches of our own caches, which would hold the store open.
+    fn drop(&mut self) {
+        self.core.stop.cancel();
+    }
+}
+
 impl ApiServer {
     /// Sets up the server over a store and makes the objects that every cluster has.
     ///

@@ -172,3 +172,33 @@ impl Directory {
         self.tables.read().pods.values().cloned().collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn host_ports_come_and_go_with_their_pods() {
+        let pod = Arc::new(pod::tests::pod(
+            json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": {
+            "containers": [{"name": "c", "ports": [{"containerPort": 80, "hostPort": 8080, "hostIP": "0.0.0.0"},
+                {"containerPort": 53, "hostPort": 53, "protocol": "UDP", "hostIP": "127.0.0.1"}, {"containerPort": 9}]}]}}),
+        ));
+        let directory = Directory::default();
+        let ports = watch::Sender::new(Vec::new());
+        let mut state = PodState::default();
+        directory.show(&pod, &state, &ports);
+        assert_eq!(*ports.borrow(), []);
+        state.ips = vec!["10.244.0.5".parse().unwrap()];
+        directory.show(&pod, &state, &ports);
+        let text = |p: &HostPort| {
+            format!("{:?} {} {} -> {}:{}", p.host_ip, p.protocol, p.host_port, p.pod_ip, p.container_port)
+        };
+        let shown: Vec<String> = ports.borrow().iter().map(text).collect();
+        assert_eq!(shown, ["None TCP 8080 -> 10.244.0.5:80", "Some(127.0.0.1) UDP 53 -> 10.244.0.5:53"]);
+        directory.hide(&pod, &ports);
+        assert_eq!(*ports.borrow(), []);
+    }
+}

@@ -5,6 +5,7 @@ use serde_json::Value;
 use storage::KeyValue;
 
 use super::answer::{self, Answer};
+use super::owners;
 use crate::core::{Call, store_error};
 use crate::field::FieldErrors;
 use crate::meta as rules;
@@ -58,6 +59,7 @@ pub async fn store_new(call: &Call, body: Value) -> Result<Stored, Status> {
     call.strategy.prepare_create(&call.cx, &mut object);
     call.strategy.admit(&call.cx, &mut object, None).await?;
     validate(call, &object)?;
+    owners::note(call, None, &mut object);
     let reservation = call.strategy.allocate(&call.cx, &mut object, None).await?;
     if call.cx.dry_run {
         return check_free(call, object).await;

@@ -1,9 +1,11 @@
 //! The verbs, each written once for all kinds.
 
 pub mod answer;
+pub mod apply;
 pub mod create;
 pub mod delete;
 pub mod list;
+pub mod owners;
 pub mod patch;
 pub mod scale;
 pub mod subresource;
@@ -12,9 +14,9 @@ pub mod watch;
 
 use bytes::Bytes;
 use http::Method;
-use schema::Table;
 use schema::json::Duplicate;
 use schema::validate::{self, Mode};
+use schema::{Table, Type};
 use serde_json::Value;
 
 use crate::body::{self, Format};
@@ -102,6 +104,14 @@ impl Expected<'_> {
     }
 }
 
+/// The fields of a kind: of the row's own for a custom one, else of the built-in table.
+pub fn type_of<'a>(row: &'a Resource, expected: &Expected<'_>) -> Option<Type<'a>> {
+    if row.custom && expected.kind == row.kind && expected.group == row.group {
+        return row.types.as_ref().and_then(|types| types.root());
+    }
+    Table::builtin().kind(expected.group, expected.version, expected.kind)
+}
+
 /// Parses a body that must be an object of the expected kind: format, kind, types, unknown fields. Warnings go to
 /// the call.
 ///
@@ -133,7 +143,11 @@ fn unrecognized(expected: &Expected<'_>, format: Format, why: &str, body: &[u8])
     ))
 }
 
-fn check_kind(expected: &Expected<'_>, object: &mut Value, body: &[u8]) -> Result<(), Status> {
+/// Kind and version of a body must be the expected ones; absent ones are filled in.
+///
+/// # Errors
+/// 400.
+pub fn check_kind(expected: &Expected<'_>, object: &mut Value, body: &[u8]) -> Result<(), Status> {
     if !object.is_object() {
         return Err(unrecognized(expected, Format::Json, "the body is no object", body));
     }

@@ -2,21 +2,26 @@
 //! to the new one, run by the update engine.
 
 use bytes::Bytes;
-use schema::Table;
 use schema::patch::{self, PatchError};
 use serde_json::Value;
 
 use super::answer::{self, Answer};
+use super::apply;
 use super::update::{self, Part};
 use super::{Expected, check_fields};
 use crate::body;
 use crate::core::Call;
 use crate::object::{meta, set_meta};
+use crate::resource::Resource;
 use crate::status::Status;
 
 /// Media types of patches.
-const TYPES: [&str; 3] =
-    ["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json"];
+const TYPES: [&str; 4] = [
+    "application/json-patch+json",
+    "application/merge-patch+json",
+    "application/strategic-merge-patch+json",
+    apply::MEDIA_TYPE,
+];
 
 /// A parsed patch.
 pub enum Patch {
@@ -54,7 +59,7 @@ impl Patch {
     ///
     /// # Errors
     /// 400 and 422 for what does not fit the object.
-    pub fn apply(&self, expected: &Expected<'_>, old: &Value) -> Result<Value, Status> {
+    pub fn apply(&self, row: &Resource, expected: &Expected<'_>, old: &Value) -> Result<Value, Status> {
         let mut new = old.clone();
         let result = match self {
             Patch::Json(patch) => patch::json(&mut new, patch),
@@ -63,7 +68,7 @@ impl Patch {
                 Ok(())
             }
             Patch::Strategic(patch) => {
-                let ty = Table::builtin().kind(expected.group, expected.version, expected.kind);
+                let ty = super::type_of(row, expected);
                 let ty = ty.ok_or_else(|| Status::unsupported_media_type(TYPES[2], &TYPES[..2]))?;
                 patch::strategic(ty, old.clone(), patch).map(|merged| new = merged)
             }
@@ -89,6 +94,9 @@ fn refused(error: PatchError) -> Status {
 /// 400, 404, 409, 415, 422.
 pub async fn patch(call: &Call, part: Part, body: Bytes) -> Result<Answer, Status> {
     answer::negotiate(call)?;
+    if body::media_type(&call.headers) == apply::MEDIA_TYPE {
+        return apply::apply(call, part, &body).await;
+    }
     let patch = Patch::read(call, &body)?;
     let stored = update::update(call, call.name(), part, &|old| patched(call, &patch, old)).await?;
     update::respond(call, stored)
@@ -100,7 +108,7 @@ pub async fn patch(call: &Call, part: Part, body: Bytes) -> Result<Answer, Statu
 /// 400, 422.
 pub fn patched(call: &Call, patch: &Patch, old: &Value) -> Result<Value, Status> {
     let expected = Expected::from(call.row.as_ref());
-    let mut new = patch.apply(&expected, old)?;
+    let mut new = patch.apply(&call.row, &expected, old)?;
     if new["kind"] != old["kind"] || new["apiVersion"] != old["apiVersion"] {
         return Err(Status::bad_request("a patch may not change kind or apiVersion"));
     }

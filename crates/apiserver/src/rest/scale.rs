@@ -32,7 +32,7 @@ pub async fn dispatch(
         }
         "PATCH" => {
             let patch = Patch::read(call, &body)?;
-            Box::new(move |scale| patch.apply(&Expected::from(sub), scale))
+            Box::new(move |scale| patch.apply(&call.row, &Expected::from(sub), scale))
         }
         _ => {
             let sent = decode_object(call, sub, body)?;

@@ -6,6 +6,7 @@ use storage::KeyValue;
 
 use super::answer::{self, Answer};
 use super::create::{self, Stored};
+use super::owners;
 use crate::core::{Call, store_error};
 use crate::field::{FieldError, FieldErrors};
 use crate::meta as rules;
@@ -112,6 +113,7 @@ async fn attempt(
     call.strategy.admit(&call.cx, &mut new, Some(&old)).await?;
     validate(call, part, &new, &old)?;
     count_generation(call, &mut new, &old);
+    owners::note(call, Some(&old), &mut new);
     let reservation = call.strategy.allocate(&call.cx, &mut new, Some(&old)).await?;
     if call.cx.dry_run {
         return Ok(Some(Stored::DryRun(new)));
@@ -120,11 +122,11 @@ async fn attempt(
         reservation.keep();
         return remove(call, kv, new).await;
     }
-    let bytes = object::encode(&call.stored, &new);
-    if bytes == kv.value {
+    if new == old {
         reservation.keep();
         return Ok(Some(Stored::Kept(kv)));
     }
+    let bytes = object::encode(&call.stored, &new);
     match call.core.store.update(&kv.key, bytes, kv.mod_revision).await {
         Ok(kv) => {
             reservation.keep();

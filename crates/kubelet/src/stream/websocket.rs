@@ -14,7 +14,7 @@ use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -28,6 +28,8 @@ const STDERR: u8 = 2;
 const ERROR: u8 = 3;
 const RESIZE: u8 = 4;
 const CLOSE: u8 = 255;
+/// How long a client may take to answer our closing.
+const FAREWELL: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// What was agreed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -181,11 +183,19 @@ async fn carry<S: AsyncRead + AsyncWrite + Unpin>(
         let _ = sink.send(Message::Close(Some(frame))).await;
         let _ = sink.close().await;
     };
-    let mut write = std::pin::pin!(write);
-    tokio::select! {
-        () = &mut write => {}
-        // The client has gone; dropping `output` tells the process' side.
-        () = read => {}
+    {
+        let (mut write, mut read) = (std::pin::pin!(write), std::pin::pin!(read));
+        tokio::select! {
+            // The client closes as well. A connection dropped with unread bytes is reset, and the reset would overtake
+            // our last words.
+            () = &mut write => drop(tokio::time::timeout(FAREWELL, &mut read).await),
+            // The client has gone; dropping `output` tells the process' side.
+            () = &mut read => {}
+        }
+    }
+    if let Ok(mut socket) = sink.reunite(stream) {
+        // The other end may be gone already.
+        let _ = socket.get_mut().shutdown().await;
     }
 }
 

@@ -95,6 +95,17 @@ impl Pki {
         Arc::new(builder.with_single_cert(chain, key).unwrap())
     }
 
+    /// Certificate and key of a user, in PEM.
+    fn user(&self, groups: &[&str]) -> (String, String) {
+        let pem = |kind: &str, der: &[u8]| {
+            use base64::Engine as _;
+            let text = base64::engine::general_purpose::STANDARD.encode(der);
+            format!("-----BEGIN {kind}-----\n{text}\n-----END {kind}-----\n")
+        };
+        let (chain, key) = self.issue(groups);
+        (pem("CERTIFICATE", &chain[0]), pem("PRIVATE KEY", key.secret_der()))
+    }
+
     pub fn client(&self, groups: &[&str]) -> Arc<rustls::ClientConfig> {
         let (chain, key) = self.issue(groups);
         let builder = rustls::ClientConfig::builder().with_root_certificates(self.roots());
@@ -282,6 +293,37 @@ impl Node {
         }
     }
 
+    /// Serves the API inside the node; a kubectl that talks to it, as a function of arguments to (success, output).
+    pub async fn kubectl(&self) -> impl Fn(&[&str]) -> (bool, String) + Clone + Send + 'static {
+        use base64::Engine as _;
+        let encode = |text: &[u8]| base64::engine::general_purpose::STANDARD.encode(text);
+        let (api, tls) = (self.api.clone(), self.pki.server());
+        let serve = async move {
+            let listener = tokio::net::TcpListener::bind((NODE_IP, 8443)).await.unwrap();
+            tokio::spawn(api.serve(listener, (*tls).clone(), CancellationToken::new()));
+        };
+        self.inside.as_ref().unwrap().handle().spawn(serve).await.unwrap();
+        let (certificate, key) = self.pki.user(&["system:masters"]);
+        let config = serde_json::json!({"apiVersion": "v1", "kind": "Config", "current-context": "t",
+            "clusters": [{"name": "t", "cluster": {"server": format!("https://{NODE_IP}:8443"), "insecure-skip-tls-verify": true}}],
+            "users": [{"name": "t", "user": {"client-certificate-data": encode(certificate.as_bytes()), "client-key-data": encode(key.as_bytes())}}],
+            "contexts": [{"name": "t", "context": {"cluster": "t", "user": "t"}}]});
+        let path = self.dir.path().join("kubeconfig");
+        fs::write(&path, config.to_string()).unwrap();
+        let netns = Arc::new(self.runtime.node_netns().await.unwrap());
+        let home = self.dir.path().to_path_buf();
+        move |args: &[&str]| {
+            podnet::within(netns.as_fd(), || {
+                let mut command = std::process::Command::new("timeout");
+                command.args(["30", "kubectl"]).args(args).env("KUBECONFIG", &path).env("HOME", &home);
+                let done = command.stdin(std::process::Stdio::null()).output().unwrap();
+                let text = [done.stdout, done.stderr].concat();
+                Ok((done.status.success(), String::from_utf8_lossy(&text).into_owned()))
+            })
+            .unwrap()
+        }
+    }
+
     pub fn pods(&self) -> Api<Pod> {
         Api::default_namespaced(self.client.clone())
     }
@@ -366,7 +408,12 @@ impl Node {
         assert!(listed.sandboxes.is_empty() && listed.containers.is_empty(), "{listed:?}");
         self.runtime.clone().shutdown().await.unwrap();
         let pid = self.guard.0;
-        assert!(!Path::new(&format!("/proc/{pid}")).exists(), "the shim is gone");
+        let end = Instant::now() + Duration::from_secs(5);
+        while Path::new(&format!("/proc/{pid}")).exists() {
+            let state = fs::read_to_string(format!("/proc/{pid}/stat"));
+            assert!(Instant::now() < end, "the shim is still there: {state:?}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
         if let Some(inside) = self.inside.take() {
             inside.shutdown_background();
         }

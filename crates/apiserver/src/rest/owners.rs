@@ -1,0 +1,54 @@
+//! `metadata.managedFields`: who set which field, for server-side apply.
+//!
+//! Account is kept of writes that name a field manager (kubectl's do) and of every write to an object that has an
+//! account already. Others, above all the status updates of controllers, are spared the work and the bytes; apply
+//! then finds their fields under `before-first-apply`.
+
+use schema::apply::{self, Manager};
+use serde_json::Value;
+
+use super::Expected;
+use crate::core::Call;
+use crate::object;
+
+/// The manager that a request writes as.
+pub fn manager_name(call: &Call) -> String {
+    match call.query.get("fieldManager") {
+        "" => {
+            let agent =
+                call.headers.get(http::header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or_default();
+            let first = agent.split('/').next().unwrap_or_default();
+            if first.is_empty() { "unknown".into() } else { first.chars().take(128).collect() }
+        }
+        name => name.to_owned(),
+    }
+}
+
+/// Paths that this kind of request cannot change.
+pub fn resets(call: &Call) -> &'static [&'static str] {
+    match call.cx.subresource.as_str() {
+        "status" => &["spec", "metadata"],
+        _ if call.strategy.separate_status(&call.stored) => &["status"],
+        _ => &[],
+    }
+}
+
+/// Notes the owners of what a write changed; `new` is about to be stored.
+pub fn note(call: &Call, old: Option<&Value>, new: &mut Value) {
+    let accounted = |v: &Value| !v["metadata"]["managedFields"].is_null();
+    let wanted = !call.query.get("fieldManager").is_empty() || accounted(new) || old.is_some_and(accounted);
+    if call.applies || !wanted {
+        return;
+    }
+    let row = &call.stored;
+    let Some(ty) = super::type_of(row, &Expected::from(row.as_ref())) else { return };
+    let (name, api_version, time) = (manager_name(call), row.api_version(), object::now());
+    let manager = Manager {
+        name: &name,
+        api_version: &api_version,
+        subresource: &call.cx.subresource,
+        time: &time,
+        resets: resets(call),
+    };
+    apply::update_managed_fields(ty, old, new, &manager);
+}
