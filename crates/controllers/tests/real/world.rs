@@ -151,7 +151,11 @@ async fn join_node(client: &Client) {
     let node = serde_json::from_value(json!({"metadata": {"name": "n1"}})).unwrap();
     nodes.create(&PostParams::default(), &node).await.unwrap();
     let ready = json!({"status": {"conditions": [{"type": "Ready", "status": "True"}]}});
-    nodes.patch_status("n1", &PatchParams::default(), &Patch::Merge(ready)).await.unwrap();
+    // The podCIDR is written at the same time, and the server may call that a conflict.
+    eventually("the node is ready", || async {
+        nodes.patch_status("n1", &PatchParams::default(), &Patch::Merge(&ready)).await.is_ok()
+    })
+    .await;
 }
 
 /// Binds Pods to the one node, makes them run (a container called `finishing` succeeds) and lets them end.

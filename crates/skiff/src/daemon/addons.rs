@@ -22,14 +22,24 @@ pub async fn apply(client: &Client, manifests: Vec<Value>) -> anyhow::Result<()>
             None => Api::all_with(client.clone(), &resource),
         };
         let name = object.name_any();
-        let outcome = match api.create(&PostParams::default(), &object).await {
-            Err(kube::Error::Api(status)) if status.code == 409 && kind.kind != "ConfigMap" => {
-                api.patch(&name, &PatchParams::default(), &Patch::Merge(&manifest)).await.map(|_| ())
+        let known = api.get_opt(&name).await;
+        let outcome = match known {
+            Ok(None) => api.create(&PostParams::default(), &object).await.map(drop),
+            Ok(Some(_)) if kind.kind == "ConfigMap" => Ok(()),
+            Ok(Some(_)) => {
+                api.patch(&name, &PatchParams::default(), &Patch::Merge(&manifest)).await.map(drop)
             }
-            Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
-            other => other.map(|_| ()),
+            Err(error) => Err(error),
         };
-        outcome.with_context(|| format!("create {} {name}", kind.kind))?;
+        outcome.map_err(said).with_context(|| format!("create {} {name}", kind.kind))?;
     }
     Ok(())
+}
+
+/// The server's own words, without the client's wrapping.
+fn said(error: kube::Error) -> anyhow::Error {
+    match error {
+        kube::Error::Api(status) => anyhow::anyhow!(status.message),
+        other => other.into(),
+    }
 }

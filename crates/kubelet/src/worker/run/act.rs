@@ -147,6 +147,10 @@ impl Worker {
         }
         known.backoff_told = Some(until);
         if image {
+            // Only a failed pull is spoken of as backing off; an image that may not be pulled stays what it is.
+            if known.waiting.as_ref().is_some_and(|w| w.reason != "ErrImagePull") {
+                return;
+            }
             let text = format!("Back-off pulling image \"{wanted}\"");
             let cause = known.waiting.as_ref().filter(|w| w.reason.starts_with("Err"));
             let message = match cause {
