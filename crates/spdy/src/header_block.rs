@@ -23,6 +23,9 @@ use crate::frame::Headers;
 /// The longest header block, inflated; half of what a control frame may hold, so that a block always fits.
 pub const MAX_BLOCK: usize = 32 * 1024;
 
+/// The most values in a block, which bounds the work of telling names apart.
+pub const MAX_VALUES: usize = 256;
+
 /// The inflating end of one direction.
 pub struct Inflater(Decompress);
 
@@ -113,6 +116,9 @@ impl Deflater {
 }
 
 fn serialize(headers: &Headers) -> Result<Vec<u8>, Error> {
+    if headers.0.len() > MAX_VALUES {
+        return Err(Error::HeadersTooLarge);
+    }
     // A name stands once in a block; further values join the first behind a NUL.
     let mut merged: Vec<(String, String)> = Vec::with_capacity(headers.0.len());
     for (name, value) in &headers.0 {
@@ -143,7 +149,12 @@ fn parse(mut block: &[u8]) -> Result<Headers, Error> {
         if name.is_empty() || headers.get(&name).is_some() {
             return Err(Error::Malformed("header block"));
         }
-        headers.0.extend(values.split('\0').map(|value| (name.clone(), value.to_owned())));
+        headers
+            .0
+            .extend(values.split('\0').take(MAX_VALUES + 1).map(|value| (name.clone(), value.to_owned())));
+        if headers.0.len() > MAX_VALUES {
+            return Err(Error::HeadersTooLarge);
+        }
     }
     if block.is_empty() { Ok(headers) } else { Err(Error::Malformed("header block")) }
 }
@@ -209,5 +220,9 @@ mod tests {
         ] {
             assert!(parse(block).is_err(), "{why}");
         }
+        let many = "\0".repeat(MAX_VALUES);
+        let mut block = b"\0\0\0\x01\0\0\0\x01a\0\0\x01\0".to_vec();
+        block.extend_from_slice(many.as_bytes());
+        assert_eq!(parse(&block), Err(Error::HeadersTooLarge));
     }
 }

@@ -2,9 +2,11 @@
 //!
 //! A transport ([`websocket`], [`spdy`]) turns its frames into [`Session`]'s channels and back; [`run`] connects them
 //! with the process and says at the end how it went, as a `v1.Status`. [`port_forward`] has no process: it connects
-//! SPDY streams, bare or through a [`tunnel`], with ports of the Pod ([`dial`]). [`upgrade`] is the way in.
+//! SPDY streams, bare or through a [`tunnel`], with ports of the Pod ([`dial`]);
+//! [`port_channels`] does so for WebSocket channels. [`upgrade`] is the way in.
 
 pub mod dial;
+pub mod port_channels;
 pub mod port_forward;
 pub mod spdy;
 pub mod tunnel;

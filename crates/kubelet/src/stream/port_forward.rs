@@ -39,6 +39,14 @@ pub struct Owner {
     pub uid: String,
 }
 
+impl Owner {
+    /// What a client is told when a connection cannot be made.
+    pub(super) fn failure(&self, port: u16, reason: &str) -> String {
+        let Owner { pod, uid } = self;
+        format!("error forwarding port {port} to pod {pod}, uid {uid}: {reason}")
+    }
+}
+
 /// Serves a client until it goes.
 pub async fn serve<T>(io: T, dial: Arc<dyn Dial>, owner: Owner)
 where
@@ -154,8 +162,7 @@ async fn forward(port: u16, mut data: Stream, mut error: Stream, dial: Arc<dyn D
     match dial.dial(port).await {
         Ok(connection) => exchange(&mut data, connection).await,
         Err(reason) => {
-            let Owner { pod, uid } = &*owner;
-            let message = format!("error forwarding port {port} to pod {pod}, uid {uid}: {reason}");
+            let message = owner.failure(port, &reason);
             tracing::debug!(message, "port-forward");
             // A client that has gone needs no message.
             let _ = error.write_all(message.as_bytes()).await;
@@ -167,7 +174,7 @@ async fn forward(port: u16, mut data: Stream, mut error: Stream, dial: Arc<dyn D
 
 /// Moves bytes until the Pod's side has ended, or the client has reset its stream. A client that closed its half may
 /// still wait for an answer; one whose Pod has ended waits for nothing more.
-pub(super) async fn exchange<S: AsyncRead + AsyncWrite>(client: S, connection: TcpStream) {
+async fn exchange<S: AsyncRead + AsyncWrite>(client: S, connection: TcpStream) {
     let _ = connection.set_nodelay(true);
     let (mut from_client, mut to_client) = tokio::io::split(client);
     let (mut from_pod, mut to_pod) = connection.into_split();

@@ -206,7 +206,9 @@ async fn feed(stdin: Option<Stream>, to: mpsc::Sender<Bytes>) {
     loop {
         buffer.reserve(32 * 1024);
         match stdin.read_buf(&mut buffer).await {
-            Ok(1..) if to.send(buffer.split().freeze()).await.is_ok() => {}
+            // Both halves are closed then, and nothing is left to reset.
+            Ok(0) => return drop(stdin.shutdown().await),
+            Ok(_) if to.send(buffer.split().freeze()).await.is_ok() => {}
             _ => return,
         }
     }
@@ -230,5 +232,120 @@ async fn sizes(resize: Option<Stream>, to: mpsc::Sender<Size>) {
         if buffer.len() > MAX_SIZE {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::*;
+    use ::spdy::{Decoder, Encoder, Frame};
+    use serde_json::json;
+
+    /// A client that opens these streams, says `said`, and hears everything until it is told to go.
+    async fn conversation(
+        protocol: &'static str,
+        wanted: Wanted,
+        kinds: &[&str],
+        said: Vec<Frame>,
+        last: serde_json::Value,
+    ) -> (Vec<Bytes>, Option<Size>, Vec<Frame>) {
+        let (ours, mut theirs) = tokio::io::duplex(64 * 1024);
+        let (mut encoder, mut out) = (Encoder::default(), BytesMut::new());
+        let opening = kinds.iter().zip((1..).step_by(2)).map(|(kind, id)| Frame::SynStream {
+            id,
+            associated: 0,
+            priority: 0,
+            fin: false,
+            unidirectional: false,
+            headers: [("streamtype", *kind)].into_iter().collect(),
+        });
+        for frame in opening.chain(said) {
+            encoder.encode(&frame, &mut out).unwrap();
+        }
+        theirs.write_all(&out).await.unwrap();
+        let (mut session, carry) = session(ours, protocol, wanted).await.unwrap();
+        let carry = tokio::spawn(carry);
+        let mut stdin = Vec::new();
+        while let Some(bytes) = session.stdin.recv().await {
+            stdin.push(bytes);
+        }
+        let size = if wanted.tty { session.resize.recv().await } else { None };
+        session.output.send(Output::Stdout(Bytes::from_static(b"out"))).await.unwrap();
+        session.output.send(Output::Status(last)).await.unwrap();
+        drop(session);
+        let (mut decoder, mut input, mut got) = (Decoder::default(), BytesMut::new(), Vec::new());
+        'hear: loop {
+            while let Some(frame) = decoder.decode(&mut input).unwrap() {
+                match (frame, got.last_mut()) {
+                    (Frame::GoAway { .. }, _) => break 'hear,
+                    // A frame may come in pieces.
+                    (
+                        Frame::Data { id, fin: false, data },
+                        Some(Frame::Data { id: same, fin: false, data: begun }),
+                    ) if *same == id => {
+                        *begun = [begun.as_ref(), data.as_ref()].concat().into();
+                    }
+                    (frame, _) => got.push(frame),
+                }
+            }
+            assert!(theirs.read_buf(&mut input).await.unwrap() > 0, "GOAWAY comes before the end");
+        }
+        drop(theirs);
+        tokio::time::timeout(Duration::from_secs(5), carry).await.unwrap().unwrap();
+        (stdin, size, got)
+    }
+
+    fn data(id: u32, fin: bool, data: &'static [u8]) -> Frame {
+        Frame::Data { id, fin, data: Bytes::from_static(data) }
+    }
+
+    #[tokio::test]
+    async fn version_four_has_a_status_and_a_terminal() {
+        let wanted = Wanted { stdin: true, stdout: true, stderr: false, tty: true };
+        let said = vec![
+            data(7, false, b"{\"Width\":80,\"Hei"),
+            data(7, false, b"ght\":24}\n"),
+            data(3, false, b"hello"),
+            data(3, true, b""),
+        ];
+        let kinds = ["error", "stdin", "stdout", "resize"];
+        let (stdin, size, got) =
+            conversation("v4.channel.k8s.io", wanted, &kinds, said, json!({"status": "Success"})).await;
+        assert_eq!(stdin.concat(), b"hello");
+        assert_eq!(size, Some(Size { width: 80, height: 24 }));
+        for expected in [
+            data(5, false, b"out"),
+            data(5, true, b""),
+            data(1, false, b"{\"status\":\"Success\"}"),
+            data(1, true, b""),
+            data(3, true, b""),
+        ] {
+            assert!(got.contains(&expected), "{expected:?} in {got:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn versions_before_have_a_text_and_only_on_failure() {
+        let wanted = Wanted { stdout: true, ..Wanted::default() };
+        let kinds = ["error", "nonsense", "stdout"];
+        let failed = json!({"status": "Failure", "message": "it broke"});
+        let (_, _, got) = conversation("v2.channel.k8s.io", wanted, &kinds, Vec::new(), failed).await;
+        assert!(got.contains(&data(1, false, b"it broke")), "{got:?}");
+        assert!(got.contains(&Frame::RstStream { id: 3, status: reset::CANCEL }), "{got:?}");
+        let succeeded = json!({"status": "Success"});
+        let (_, _, got) = conversation("channel.k8s.io", wanted, &kinds, Vec::new(), succeeded).await;
+        assert!(got.contains(&data(1, true, b"")), "{got:?}");
+        assert!(!got.iter().any(|f| matches!(f, Frame::Data { id: 1, data, .. } if !data.is_empty())));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_without_its_streams_is_not_waited_for_long() {
+        let (ours, theirs) = tokio::io::duplex(1024);
+        let before = tokio::time::Instant::now();
+        let wanted = Wanted { stdout: true, ..Wanted::default() };
+        assert!(session(ours, PROTOCOLS[0], wanted).await.is_none());
+        assert_eq!(before.elapsed().as_secs(), CREATION.as_secs());
+        drop(theirs);
     }
 }

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::port_forward::{self, Owner};
 use super::tunnel::Tunnel;
-use super::{Target, Wanted, dial, spdy, websocket};
+use super::{Target, Wanted, dial, port_channels, spdy, websocket};
 use crate::edge::Containers;
 
 /// A request that does not switch.
@@ -55,6 +55,13 @@ enum Transport {
     Spdy(&'static str),
 }
 
+/// What port-forward runs over.
+enum Forward {
+    Spdy,
+    Tunnel,
+    Channels(websocket::Protocol, Vec<u16>),
+}
+
 impl Upgrades {
     /// exec or attach in container `id`.
     ///
@@ -86,27 +93,21 @@ impl Upgrades {
         Ok(response)
     }
 
-    /// Port-forward to the sandbox of a Pod: SPDY bare, or tunnelled through WebSocket.
+    /// Port-forward to the sandbox of a Pod: SPDY bare, SPDY tunnelled through WebSocket, or WebSocket channels.
     ///
     /// # Errors
-    /// As [`Self::run`].
+    /// As [`Self::run`], and when channels are asked for without ports.
     pub fn forward<R>(&self, request: Request<R>, owner: Owner) -> Result<Response<()>, Refused> {
-        let headers = request.headers();
-        let tunneled = websocket::is_upgrade(headers);
-        let response = if !tunneled {
-            agree_spdy(headers, &[port_forward::PROTOCOL])?.1
-        } else if websocket::offers(headers, port_forward::TUNNELED) {
-            websocket::accept(headers, port_forward::TUNNELED).map_err(Refused::bad)?
-        } else {
-            return Err(Refused::bad("unable to upgrade: no supported subprotocol in request"));
-        };
+        let (transport, response) = agree_forward(&request)?;
         let dial = Arc::new(dial::Sandbox { containers: self.containers.clone(), id: owner.uid.clone() });
         self.carry(request, move |upgraded| async move {
             let io = TokioIo::new(upgraded);
-            if tunneled {
-                port_forward::serve(Tunnel::new(io).await, dial, owner).await;
-            } else {
-                port_forward::serve(io, dial, owner).await;
+            match transport {
+                Forward::Spdy => port_forward::serve(io, dial, owner).await,
+                Forward::Tunnel => port_forward::serve(Tunnel::new(io).await, dial, owner).await,
+                Forward::Channels(protocol, ports) => {
+                    port_channels::serve(io, protocol, ports, dial, owner).await;
+                }
             }
         });
         Ok(response)
@@ -140,6 +141,22 @@ fn agree(headers: &HeaderMap) -> Result<(Transport, Response<()>), Refused> {
     }
     let (protocol, response) = agree_spdy(headers, &spdy::PROTOCOLS)?;
     Ok((Transport::Spdy(protocol), response))
+}
+
+fn agree_forward<R>(request: &Request<R>) -> Result<(Forward, Response<()>), Refused> {
+    let headers = request.headers();
+    if !websocket::is_upgrade(headers) {
+        return Ok((Forward::Spdy, agree_spdy(headers, &[port_forward::PROTOCOL])?.1));
+    }
+    if websocket::offers(headers, port_forward::TUNNELED) {
+        let response = websocket::accept(headers, port_forward::TUNNELED).map_err(Refused::bad)?;
+        return Ok((Forward::Tunnel, response));
+    }
+    let protocol = websocket::choose_of(&websocket::PORT_FORWARD, headers)
+        .ok_or_else(|| Refused::bad("unable to upgrade: no supported subprotocol in request"))?;
+    let ports = port_channels::ports(request.uri().query().unwrap_or_default()).map_err(Refused::bad)?;
+    let response = websocket::accept(headers, protocol.name).map_err(Refused::bad)?;
+    Ok((Forward::Channels(protocol, ports), response))
 }
 
 fn agree_spdy(

@@ -53,6 +53,9 @@ const PROTOCOLS: [Protocol; 8] = [
     Protocol { name: "", version: 1, base64: false },
 ];
 
+/// What port-forward speaks over WebSocket channels.
+pub const PORT_FORWARD: [Protocol; 3] = [PROTOCOLS[1], PROTOCOLS[2], PROTOCOLS[7]];
+
 /// Whether the headers ask for a WebSocket.
 pub fn is_upgrade(headers: &HeaderMap) -> bool {
     let has = |name: header::HeaderName, word: &str| {
@@ -62,14 +65,19 @@ pub fn is_upgrade(headers: &HeaderMap) -> bool {
     has(header::CONNECTION, "upgrade") && has(header::UPGRADE, "websocket")
 }
 
-/// The protocol to speak, of those that the client offers; `None` when there is none in common.
+/// The protocol that exec and attach speak, of those that the client offers; `None` when there is none in common.
 pub fn choose(headers: &HeaderMap) -> Option<Protocol> {
+    choose_of(&PROTOCOLS, headers)
+}
+
+/// The first of `protocols` that the client offers.
+pub fn choose_of(protocols: &[Protocol], headers: &HeaderMap) -> Option<Protocol> {
     let values = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).into_iter().filter_map(|v| v.to_str().ok());
     let mut offered: Vec<&str> = values.flat_map(|v| v.split(',')).map(str::trim).collect();
     if offered.is_empty() {
         offered.push("");
     }
-    PROTOCOLS.into_iter().find(|p| offered.contains(&p.name))
+    protocols.iter().find(|p| offered.contains(&p.name)).copied()
 }
 
 /// Whether the client offers a protocol.
@@ -191,7 +199,7 @@ async fn carry<S: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
-fn encode(protocol: Protocol, channel: u8, data: &[u8]) -> Message {
+pub(super) fn encode(protocol: Protocol, channel: u8, data: &[u8]) -> Message {
     if protocol.base64 {
         return Message::text(format!("{channel}{}", STANDARD.encode(data)));
     }
@@ -201,7 +209,7 @@ fn encode(protocol: Protocol, channel: u8, data: &[u8]) -> Message {
     Message::binary(frame)
 }
 
-fn decode(protocol: Protocol, message: Message) -> Option<(u8, Bytes)> {
+pub(super) fn decode(protocol: Protocol, message: Message) -> Option<(u8, Bytes)> {
     match message {
         Message::Binary(frame) if !protocol.base64 => {
             frame.first().copied().map(|channel| (channel, frame.slice(1..)))
