@@ -45,3 +45,10 @@ pub fn make_dir(path: &Path) -> Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(at("create directory", path))
 }
+
+/// Makes a directory and its parents that everybody may look into: `skiff ip` needs no root. What is secret lies in
+/// directories and files of its own mode below.
+pub fn make_public_dir(path: &Path) -> Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().recursive(true).mode(0o755).create(path).map_err(at("create directory", path))
+}

@@ -135,7 +135,8 @@ impl Profile {
     /// When the file cannot be written.
     pub fn set_network(&self, network: &Network) -> Result<()> {
         let bytes = serde_json::to_vec_pretty(network).unwrap_or_default();
-        files::write_atomically(&self.state_dir.join("network.json"), &bytes, 0o600)
+        files::make_public_dir(&self.state_dir)?;
+        files::write_atomically(&self.state_dir.join("network.json"), &bytes, 0o644)
     }
 }
 

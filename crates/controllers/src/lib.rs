@@ -6,6 +6,7 @@
 //! scripts read them.
 
 mod catalog;
+mod cronjob;
 mod daemonset;
 mod deployment;
 mod disruption;
@@ -81,6 +82,7 @@ pub async fn run(client: Client, config: Config, stop: CancellationToken) {
     running.spawn(job::run(ctx.clone()));
     running.spawn(statefulset::run(ctx.clone()));
     running.spawn(disruption::run(ctx.clone()));
+    running.spawn(cronjob::run(ctx.clone()));
     while let Some(ended) = running.join_next().await {
         if let Err(error) = ended {
             tracing::error!(%error, "a controller died");

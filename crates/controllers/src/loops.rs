@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
-use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::{
     ConfigMap, Endpoints, Namespace, Node, PersistentVolumeClaim, Pod, Service, ServiceAccount,
 };
@@ -444,4 +444,19 @@ async fn a_stateful_set_keeps_names_claims_and_rolls() {
         budget.status.is_some_and(|s| s.disruptions_allowed == 1 && s.expected_pods == 3)
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cron_job_starts_by_the_clock() {
+    let world = World::start();
+    let template = json!({"spec": {"template": {"spec": {"containers": []}}}});
+    let spec = json!({"schedule": "@every 1s", "concurrencyPolicy": "Forbid", "jobTemplate": template});
+    world.create::<CronJob>(json!({"metadata": {"name": "tick"}, "spec": spec})).await;
+    eventually("its job runs", || async { !world.list::<Pod>().await.is_empty() }).await;
+    eventually("it names its job", || async {
+        let status = world.api::<CronJob>().get("tick").await.unwrap().status.unwrap_or_default();
+        status.active.is_some_and(|a| a.len() == 1) && status.last_schedule_time.is_some()
+    })
+    .await;
+    assert_eq!(world.list::<Job>().await.len(), 1);
 }

@@ -106,10 +106,9 @@ impl Directory {
     /// No more news of this container.
     pub fn unroute(&self, id: &str) {
         self.tables.write().routes.remove(id);
-        self.ends.send_modify(|n| *n += 1);
     }
 
-    /// Wakes whenever some container has ended.
+    /// Wakes whenever some container has begun or ended.
     pub fn ends(&self) -> watch::Receiver<u64> {
         self.ends.subscribe()
     }
@@ -128,11 +127,16 @@ impl Directory {
             started: c.running_id().is_some() || c.ended().is_some() || c.last.is_some(),
             waiting: c.waiting.as_ref().map(|w| w.reason.clone()),
         };
-        let containers = state.containers.iter().map(|(name, c)| (name.clone(), view(c))).collect();
+        let containers: BTreeMap<String, ContainerView> =
+            state.containers.iter().map(|(name, c)| (name.clone(), view(c))).collect();
         let key = (pod::namespace(pod).to_string(), pod::name(pod).to_string());
         let wanted = if state.torn_down == Stage::Todo { ports_of(pod, &state.ips) } else { Vec::new() };
         let mut tables = self.tables.write();
-        tables.pods.insert(key, PodView { pod: pod.clone(), containers });
+        let before = tables.pods.insert(key, PodView { pod: pod.clone(), containers: containers.clone() });
+        let ids = |c: &BTreeMap<String, ContainerView>| c.values().map(|c| c.id.clone()).collect::<Vec<_>>();
+        if before.is_some_and(|before| ids(&before.containers) != ids(&containers)) {
+            self.ends.send_modify(|n| *n += 1);
+        }
         let uid = pod::uid(pod);
         if tables.ports.get(uid).map_or(&[][..], Vec::as_slice) != wanted {
             tables.ports.insert(uid.to_string(), wanted);
@@ -146,6 +150,7 @@ impl Directory {
         let mut tables = self.tables.write();
         if tables.pods.get(&key).is_some_and(|view| pod::uid(&view.pod) == pod::uid(gone)) {
             tables.pods.remove(&key);
+            self.ends.send_modify(|n| *n += 1);
         }
         if tables.ports.remove(pod::uid(gone)).is_some() {
             tables.publish(host_ports);
@@ -165,5 +170,35 @@ impl Directory {
     /// All Pods.
     pub fn pods(&self) -> Vec<PodView> {
         self.tables.read().pods.values().cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn host_ports_come_and_go_with_their_pods() {
+        let pod = Arc::new(pod::tests::pod(
+            json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": {
+            "containers": [{"name": "c", "ports": [{"containerPort": 80, "hostPort": 8080, "hostIP": "0.0.0.0"},
+                {"containerPort": 53, "hostPort": 53, "protocol": "UDP", "hostIP": "127.0.0.1"}, {"containerPort": 9}]}]}}),
+        ));
+        let directory = Directory::default();
+        let ports = watch::Sender::new(Vec::new());
+        let mut state = PodState::default();
+        directory.show(&pod, &state, &ports);
+        assert_eq!(*ports.borrow(), []);
+        state.ips = vec!["10.244.0.5".parse().unwrap()];
+        directory.show(&pod, &state, &ports);
+        let text = |p: &HostPort| {
+            format!("{:?} {} {} -> {}:{}", p.host_ip, p.protocol, p.host_port, p.pod_ip, p.container_port)
+        };
+        let shown: Vec<String> = ports.borrow().iter().map(text).collect();
+        assert_eq!(shown, ["None TCP 8080 -> 10.244.0.5:80", "Some(127.0.0.1) UDP 53 -> 10.244.0.5:53"]);
+        directory.hide(&pod, &ports);
+        assert_eq!(*ports.borrow(), []);
     }
 }

@@ -280,8 +280,10 @@ impl Manager {
         };
         let state = self.with_images(state).await;
         let (to, inbox) = mpsc::unbounded_channel();
-        let worker =
+        let mut worker =
             Worker::new(self.agent.clone(), self.directory.clone(), pod.clone(), state, inbox, to.clone());
+        // Before it is spawned: what it takes over must be known when the orphans are sought.
+        worker.begin_life();
         self.workers.insert(uid.clone(), Handle { pod, to });
         let stop = self.stop.clone();
         self.tasks.spawn(async move {

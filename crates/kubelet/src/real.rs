@@ -1,6 +1,7 @@
 //! The real parts behind the edge traits: the shim, the image store.
 
-use std::os::fd::OwnedFd;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,7 +10,7 @@ use runtime::{
     Attach, ContainerSpec, ContainerStatus, Error, Exec, ExecSpec, Runtime, SandboxSpec, Snapshot, Stats,
 };
 
-use crate::edge::{Containers, EdgeError, Image, Images, PullSecret};
+use crate::edge::{Containers, EdgeError, Image, Images, Network, PullSecret};
 use crate::spec::{Bind, Defaults, ImageConfig, Propagation};
 
 fn edge(error: Error) -> EdgeError {
@@ -190,5 +191,45 @@ impl Images for ImageStore {
         let names = |image: &image::Image| [image.repo_digests.clone(), image.references.clone()].concat();
         let all = self.store.list().inspect_err(|error| tracing::warn!(%error, "listing images"));
         all.unwrap_or_default().iter().map(|image| (names(image), image.size)).collect()
+    }
+}
+
+/// The Pod network; its work is blocking and short.
+#[derive(Clone)]
+pub struct PodNet(pub Arc<podnet::PodNetwork>);
+
+impl std::fmt::Debug for PodNet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("PodNet")
+    }
+}
+
+impl PodNet {
+    async fn blocking<T: Send + 'static>(
+        &self,
+        what: &'static str,
+        work: impl FnOnce(&podnet::PodNetwork) -> podnet::Result<T> + Send + 'static,
+    ) -> Result<T, EdgeError> {
+        let network = self.0.clone();
+        let done = tokio::task::spawn_blocking(move || work(&network)).await;
+        done.map_err(|e| EdgeError::new(what, e))?.map_err(|e| EdgeError::new(what, e))
+    }
+}
+
+#[async_trait]
+impl Network for PodNet {
+    async fn attach(&self, pod_uid: &str, netns: OwnedFd) -> Result<Vec<IpAddr>, EdgeError> {
+        let uid = pod_uid.to_string();
+        self.blocking("connecting the Pod", move |network| network.attach(netns.as_fd(), &uid)).await
+    }
+
+    async fn detach(&self, pod_uid: &str) -> Result<(), EdgeError> {
+        let uid = pod_uid.to_string();
+        self.blocking("disconnecting the Pod", move |network| network.detach(&uid)).await
+    }
+
+    async fn adopt(&self, pod_uid: &str, addresses: &[IpAddr]) -> Result<(), EdgeError> {
+        let (uid, addresses) = (pod_uid.to_string(), addresses.to_vec());
+        self.blocking("taking over the Pod's addresses", move |network| network.adopt(&uid, &addresses)).await
     }
 }

@@ -258,8 +258,9 @@ impl Runtime {
 /// Waits (for seconds at most) until the shim's process is gone.
 async fn wait_for_end(pid: i32) {
     for _ in 0..2000 {
-        // SAFETY: signal 0 only asks whether the process is there.
-        if pid <= 0 || unsafe { libc::kill(pid, 0) } != 0 {
+        // A dead process that its parent has not yet waited for holds nothing any more.
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        if stat.rsplit_once(") ").is_none_or(|(_, state)| state.starts_with(['Z', 'X'])) {
             return;
         }
         tokio::time::sleep(Duration::from_millis(1)).await;

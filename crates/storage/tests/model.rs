@@ -171,3 +171,31 @@ async fn history_beyond_the_window_is_gone() {
     store.compact(11).await.unwrap();
     assert!(matches!(store.watch("/a/", 8).await.err(), Some(Error::Compacted { oldest: 11, .. })));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_loses_a_race_can_read_what_won() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Embedded::open(&dir.path().join("store.redb"), Options::default()).unwrap();
+    store.create("/a/1", Bytes::from_static(b"0")).await.unwrap();
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let store = store.clone();
+        tasks.spawn(async move {
+            for _ in 0..50 {
+                let seen = store.get("/a/1").await.unwrap().unwrap();
+                match store.update("/a/1", seen.value.clone(), seen.mod_revision).await {
+                    Ok(_) => {}
+                    Err(Error::Conflict { current, .. }) => {
+                        let now = store.get("/a/1").await.unwrap().unwrap();
+                        assert!(
+                            now.mod_revision >= current.mod_revision,
+                            "told of a state that nobody can read"
+                        );
+                    }
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        });
+    }
+    tasks.join_all().await;
+}

@@ -19,7 +19,8 @@ pub use error::Error;
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// The names under which the image links to the binary.
-pub const APPLETS: [&str; 8] = ["serve", "wget", "nslookup", "sleep", "cat", "hostname", "env", "true"];
+pub const APPLETS: [&str; 9] =
+    ["serve", "wget", "nslookup", "sleep", "cat", "hostname", "env", "pause", "true"];
 
 /// Runs the program called `applet` with its arguments (without the name). `None` when there is no such program.
 pub fn run(applet: &str, args: &[String]) -> Option<ExitCode> {
@@ -31,6 +32,7 @@ pub fn run(applet: &str, args: &[String]) -> Option<ExitCode> {
         "cat" => small::cat(args),
         "hostname" => small::hostname(),
         "env" => small::env(),
+        "pause" => small::pause(),
         "true" => Ok(()),
         _ => return None,
     };

@@ -41,6 +41,29 @@ pub async fn terminated() {
     tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
 }
 
+/// `pause`: the first process of a Pod whose containers share a pid namespace. Waits for TERM and reaps what others
+/// leave behind.
+pub fn pause() -> Result<()> {
+    crate::block_on(async {
+        use tokio::signal::unix::{SignalKind, signal};
+        let mut ended = signal(SignalKind::child()).map_err(|e| Error::io("listen for SIGCHLD", e))?;
+        let reap = async {
+            loop {
+                use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+                while !matches!(
+                    waitpid(None, Some(WaitPidFlag::WNOHANG)),
+                    Ok(WaitStatus::StillAlive) | Err(_)
+                ) {}
+                if ended.recv().await.is_none() {
+                    return;
+                }
+            }
+        };
+        tokio::select! { () = reap => {}, () = terminated() => {} }
+        Ok(())
+    })
+}
+
 /// `cat FILE...`.
 pub fn cat(args: &[String]) -> Result<()> {
     let mut out = std::io::stdout().lock();

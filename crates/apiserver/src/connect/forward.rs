@@ -1,6 +1,9 @@
 //! Passes one request on over HTTP/1.1 and its answer back, streaming both ways; after a 101 the two connections are
 //! joined byte by byte.
 
+use std::io::ErrorKind;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::header::{AUTHORIZATION, CONNECTION, HOST, HeaderName, HeaderValue, TRANSFER_ENCODING, UPGRADE};
@@ -122,10 +125,48 @@ fn join(client: OnUpgrade, target: OnUpgrade) {
     tokio::spawn(async move {
         match tokio::try_join!(client, target) {
             Ok((client, target)) => {
-                let (mut client, mut target) = (TokioIo::new(client), TokioIo::new(target));
+                let (mut client, mut target) =
+                    (Tolerant(TokioIo::new(client)), Tolerant(TokioIo::new(target)));
                 let _ = tokio::io::copy_bidirectional(&mut client, &mut target).await;
             }
             Err(error) => tracing::debug!(%error, "upgrade failed"),
         }
     });
+}
+
+/// A connection whose end without TLS' close_notify is an end like any other: as an error it would make the copy drop
+/// what it has read and not yet written.
+struct Tolerant<S>(S);
+
+impl<S: AsyncRead + Unpin> AsyncRead for Tolerant<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut tokio::io::ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        match std::task::ready!(Pin::new(&mut self.0).poll_read(cx, buf)) {
+            Err(e) if matches!(e.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset) => {
+                Poll::Ready(Ok(()))
+            }
+            other => Poll::Ready(other),
+        }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Tolerant<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
 }

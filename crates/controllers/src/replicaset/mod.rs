@@ -64,14 +64,14 @@ where
         return;
     }
     let queue = WorkQueue::new();
-    let expectations = Expectations::default();
+    let expected = Expected::default();
     let feeds = async {
         tokio::join!(
             ctx.feed(sets, &queue, |change| [ObjectKey::of(&**change.object())]),
             ctx.feed(&ctx.informers.pods, &queue, |change| owners_of(sets, change)),
         )
     };
-    let work = ctx.work(K::COMPONENT, 8, &queue, |key| reconcile(ctx, sets, &expectations, &crowding, key));
+    let work = ctx.work(K::COMPONENT, 8, &queue, |key| reconcile(ctx, sets, &expected, &crowding, key));
     tokio::join!(feeds, work);
 }
 
@@ -99,19 +99,29 @@ fn owners_of<K: Replicator>(sets: &Informer<K>, change: &Change<Pod>) -> Vec<Obj
     keys
 }
 
+/// Own writes that the caches still have to show: of Pods (never make one twice), and of the sets' status (waiting for
+/// it gathers the changes of many Pods into one write).
+#[derive(Default)]
+struct Expected {
+    pods: Expectations,
+    sets: Expectations,
+}
+
 async fn reconcile<K: Replicator>(
     ctx: &Context,
     sets: &Informer<K>,
-    expectations: &Expectations,
+    expected: &Expected,
     crowding: &impl Fn(&Context, &K, &[Arc<Pod>]) -> BTreeMap<String, usize>,
     key: ObjectKey,
 ) -> Result<Outcome, Error> {
     let Some(set) = sets.get_key(&key) else {
-        expectations.forget(&key);
+        expected.pods.forget(&key);
+        expected.sets.forget(&key);
         return Ok(Outcome::Done);
     };
     let Some(selector) = set.selector() else { return Ok(Outcome::Done) };
-    if let Some(wait) = expectations.pending(&key, &ctx.informers.pods) {
+    let pending = expected.pods.pending(&key, &ctx.informers.pods);
+    if let Some(wait) = pending.or_else(|| expected.sets.pending(&key, sets)) {
         return Ok(Outcome::After(wait));
     }
     let candidates = ctx.informers.pods.list_in(&key.namespace);
@@ -124,7 +134,7 @@ async fn reconcile<K: Replicator>(
         let control = PodControl {
             ctx,
             component: K::COMPONENT,
-            expectations,
+            expectations: &expected.pods,
             key: &key,
             regarding: Regarding::of(&*set),
         };
@@ -142,7 +152,10 @@ async fn reconcile<K: Replicator>(
     let counts = count(&active, &set.template(), set.min_ready(), now);
     if let Some(changed) = set.with_status(counts, failure, now) {
         let api = ctx.api::<K>(&key.namespace);
-        unless_gone(api.replace_status(&key.name, &post(), &changed).await).doing("write status of", &key)?;
+        let written = api.replace_status(&key.name, &post(), &changed).await;
+        if let Some(written) = unless_gone(written).doing("write status of", &key)? {
+            expected.sets.wrote(&key, written.meta().resource_version.clone());
+        }
     }
     result?;
     // Nothing wakes us when a ready Pod has been ready long enough.

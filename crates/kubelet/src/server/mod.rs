@@ -1,10 +1,11 @@
-//! The HTTPS server on port 10250: logs, exec, attach, health, figures; for the API server and its like only.
+//! The HTTPS server on port 10250: logs, exec, attach, port-forward, health, figures; for the API server and its like only.
 //!
 //! ```text
 //! /healthz                                       "ok"
 //! /containerLogs/{ns}/{pod}/{container}          ?follow &tailLines &sinceSeconds &sinceTime &timestamps &limitBytes &previous
 //! /exec/{ns}/{pod}/{container}                   ?command=.. &stdin &stdout &stderr &tty (also as input, output, error)
 //! /attach/{ns}/{pod}/{container}                 the same without command
+//! /portForward/{ns}/{pod}
 //! /stats/summary  /pods                          JSON
 //! ```
 
@@ -125,6 +126,9 @@ impl Server {
             }
             [verb @ ("exec" | "attach"), namespace, pod, container] => {
                 streams::answer(self, verb, namespace, pod, container, request)
+            }
+            ["portForward", namespace, pod] | ["portForward", namespace, pod, _] => {
+                streams::forward(self, namespace, pod, request)
             }
             ["stats", "summary"] => json(&figures::summary(self).await),
             ["pods"] => json(&figures::pods(self)),

@@ -1,10 +1,13 @@
-//! `/exec` and `/attach`: from a request to a session; which transport carries it is decided by its headers.
+//! `/exec`, `/attach` and `/portForward`: from a path and a query to a container or a Pod.
 
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 
 use super::{Body, Server, text};
-use crate::stream::{self, Target, Wanted, websocket};
+use crate::pod;
+use crate::stream::port_forward::Owner;
+use crate::stream::upgrade::{Refused, Upgrades};
+use crate::stream::{Target, Wanted};
 
 /// The streams and the command that a query asks for.
 fn parse(query: &str) -> (Wanted, Vec<String>) {
@@ -29,7 +32,7 @@ pub(super) fn answer(
     namespace: &str,
     pod: &str,
     container: &str,
-    mut request: Request<Incoming>,
+    request: Request<Incoming>,
 ) -> Response<Body> {
     let (wanted, command) = parse(request.uri().query().unwrap_or_default());
     if !(wanted.stdin || wanted.stdout || wanted.stderr || wanted.tty) {
@@ -46,34 +49,39 @@ pub(super) fn answer(
         return text(StatusCode::INTERNAL_SERVER_ERROR, &message);
     };
     let target = if verb == "exec" { Target::Exec(command) } else { Target::Attach };
-    if !websocket::is_upgrade(request.headers()) {
-        return text(StatusCode::BAD_REQUEST, "unable to upgrade: missing upgrade headers in request");
-    }
-    let Some(protocol) = websocket::choose(request.headers()) else {
-        return text(StatusCode::BAD_REQUEST, "unable to upgrade: no supported subprotocol in request");
+    switch(server.upgrades().run(request, id, target, wanted))
+}
+
+pub(super) fn forward(
+    server: &Server,
+    namespace: &str,
+    pod: &str,
+    request: Request<Incoming>,
+) -> Response<Body> {
+    let Some(view) = server.directory.pod(namespace, pod) else {
+        return text(StatusCode::NOT_FOUND, "pod does not exist");
     };
-    let response = match websocket::accept::<Body>(request.headers(), protocol) {
-        Ok(response) => response,
-        Err(error) => return text(StatusCode::BAD_REQUEST, error),
-    };
-    let upgrade = hyper::upgrade::on(&mut request);
-    let (containers, stop) = (server.agent.containers.clone(), server.stop.clone());
-    tokio::spawn(async move {
-        let upgraded = match upgrade.await {
-            Ok(upgraded) => upgraded,
-            Err(error) => return tracing::debug!(%error, "upgrading a connection"),
-        };
-        let (session, carry) = websocket::session(upgraded, protocol);
-        let work = async {
-            // The transport ends last: it still has to send what the process said.
-            tokio::join!(stream::run(containers, &id, target, wanted, session), carry);
-        };
-        tokio::select! {
-            () = work => {}
-            () = stop.cancelled() => {}
+    let uid = pod::uid(&view.pod).to_string();
+    let owner = Owner { pod: format!("{pod}_{namespace}"), uid };
+    switch(server.upgrades().forward(request, owner))
+}
+
+fn switch(answer: Result<Response<()>, Refused>) -> Response<Body> {
+    match answer {
+        Ok(response) => response.map(|()| Body::default()),
+        Err(refused) => {
+            let plain = text(refused.status, &refused.message);
+            let mut response = refused.response(Body::default());
+            response.headers_mut().extend(plain.headers().clone());
+            response.map(|_| plain.into_body())
         }
-    });
-    response
+    }
+}
+
+impl Server {
+    fn upgrades(&self) -> Upgrades {
+        Upgrades { containers: self.agent.containers.clone(), stop: self.stop.clone() }
+    }
 }
 
 #[cfg(test)]

@@ -1,8 +1,16 @@
 //! exec and attach, whatever carries them: a [`Session`] of channels between a transport and a process.
 //!
-//! A transport (`websocket`; SPDY/3.1 is to be another) turns its frames into [`Session`]'s channels and back; [`run`]
-//! connects them with the process and says at the end how it went, as a `v1.Status`.
+//! A transport ([`websocket`], [`spdy`]) turns its frames into [`Session`]'s channels and back; [`run`] connects them
+//! with the process and says at the end how it went, as a `v1.Status`. [`port_forward`] has no process: it connects
+//! SPDY streams, bare or through a [`tunnel`], with ports of the Pod ([`dial`]);
+//! [`port_channels`] does so for WebSocket channels. [`upgrade`] is the way in.
 
+pub mod dial;
+pub mod port_channels;
+pub mod port_forward;
+pub mod spdy;
+pub mod tunnel;
+pub mod upgrade;
 pub mod websocket;
 
 use std::sync::Arc;
@@ -110,16 +118,21 @@ async fn exec(containers: &dyn Containers, process: Exec, session: Session) -> O
         Attach { stdin: process.stdin, stdout: process.stdout, stderr: process.stderr, pty: process.pty };
     let mut pumping = std::pin::pin!(pump(streams, session));
     let mut exit = process.exit;
-    let ended = tokio::select! {
-        ended = &mut exit => ended,
-        // All output is closed: the end is near.
-        () = &mut pumping => tokio::select! {
-            ended = &mut exit => ended,
-            () = client.closed() => { end(containers, number).await; return None }
-        },
-        () = client.closed() => { end(containers, number).await; return None }
+    let mut drained = false;
+    let ended = loop {
+        tokio::select! {
+            ended = &mut exit => break ended,
+            // All output is closed: the end is near.
+            () = &mut pumping, if !drained => drained = true,
+            () = client.closed() => {
+                end(containers, number).await;
+                return None;
+            }
+        }
     };
-    let _ = tokio::time::timeout(DRAIN, pumping).await;
+    if !drained {
+        let _ = tokio::time::timeout(DRAIN, pumping).await;
+    }
     match ended {
         Ok(exit) if exit.code == 0 => Some(success()),
         Ok(exit) => Some(exit_code(exit.code)),
@@ -191,6 +204,15 @@ async fn forward(from: Option<Fd>, to: &mpsc::Sender<Output>, wrap: fn(Bytes) ->
             return;
         }
     }
+}
+
+/// How the end is told: from version 4 of the protocol on as JSON, before as a text and only on failure.
+fn last_word(version: u8, status: &Value) -> Option<String> {
+    if version >= 4 {
+        return Some(status.to_string());
+    }
+    let failed = status["status"] != "Success";
+    failed.then(|| status["message"].as_str().unwrap_or("unknown error").to_string())
 }
 
 fn success() -> Value {

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -28,6 +28,8 @@ const STDERR: u8 = 2;
 const ERROR: u8 = 3;
 const RESIZE: u8 = 4;
 const CLOSE: u8 = 255;
+/// How long a client may take to answer our closing.
+const FAREWELL: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// What was agreed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +53,9 @@ const PROTOCOLS: [Protocol; 8] = [
     Protocol { name: "", version: 1, base64: false },
 ];
 
+/// What port-forward speaks over WebSocket channels.
+pub const PORT_FORWARD: [Protocol; 3] = [PROTOCOLS[1], PROTOCOLS[2], PROTOCOLS[7]];
+
 /// Whether the headers ask for a WebSocket.
 pub fn is_upgrade(headers: &HeaderMap) -> bool {
     let has = |name: header::HeaderName, word: &str| {
@@ -60,21 +65,32 @@ pub fn is_upgrade(headers: &HeaderMap) -> bool {
     has(header::CONNECTION, "upgrade") && has(header::UPGRADE, "websocket")
 }
 
-/// The protocol to speak, of those that the client offers; `None` when there is none in common.
+/// The protocol that exec and attach speak, of those that the client offers; `None` when there is none in common.
 pub fn choose(headers: &HeaderMap) -> Option<Protocol> {
+    choose_of(&PROTOCOLS, headers)
+}
+
+/// The first of `protocols` that the client offers.
+pub fn choose_of(protocols: &[Protocol], headers: &HeaderMap) -> Option<Protocol> {
     let values = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).into_iter().filter_map(|v| v.to_str().ok());
     let mut offered: Vec<&str> = values.flat_map(|v| v.split(',')).map(str::trim).collect();
     if offered.is_empty() {
         offered.push("");
     }
-    PROTOCOLS.into_iter().find(|p| offered.contains(&p.name))
+    protocols.iter().find(|p| offered.contains(&p.name)).copied()
 }
 
-/// The answer that switches protocols.
+/// Whether the client offers a protocol.
+pub fn offers(headers: &HeaderMap, name: &str) -> bool {
+    let values = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).into_iter().filter_map(|v| v.to_str().ok());
+    values.flat_map(|v| v.split(',')).any(|offered| offered.trim() == name)
+}
+
+/// The answer that switches protocols; `protocol` is empty when the client offered none.
 ///
 /// # Errors
 /// When the request is no proper handshake.
-pub fn accept<B: Default>(headers: &HeaderMap, protocol: Protocol) -> Result<Response<B>, &'static str> {
+pub fn accept<B: Default>(headers: &HeaderMap, protocol: &'static str) -> Result<Response<B>, &'static str> {
     let key = headers.get(header::SEC_WEBSOCKET_KEY).ok_or("Sec-WebSocket-Key is missing")?;
     let accept = HeaderValue::try_from(derive_accept_key(key.as_bytes()))
         .map_err(|_| "malformed Sec-WebSocket-Key")?;
@@ -84,8 +100,8 @@ pub fn accept<B: Default>(headers: &HeaderMap, protocol: Protocol) -> Result<Res
     answer.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
     answer.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     answer.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
-    if !protocol.name.is_empty() {
-        answer.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol.name));
+    if !protocol.is_empty() {
+        answer.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol));
     }
     Ok(response)
 }
@@ -154,7 +170,7 @@ async fn carry<S: AsyncRead + AsyncWrite + Unpin>(
             let message = match output {
                 Output::Stdout(data) => encode(protocol, STDOUT, &data),
                 Output::Stderr(data) => encode(protocol, STDERR, &data),
-                Output::Status(status) => match last_word(protocol, &status) {
+                Output::Status(status) => match super::last_word(protocol.version, &status) {
                     Some(text) => encode(protocol, ERROR, text.as_bytes()),
                     None => continue,
                 },
@@ -167,23 +183,23 @@ async fn carry<S: AsyncRead + AsyncWrite + Unpin>(
         let _ = sink.send(Message::Close(Some(frame))).await;
         let _ = sink.close().await;
     };
-    let mut write = std::pin::pin!(write);
-    tokio::select! {
-        () = &mut write => {}
-        // The client has gone; dropping `output` tells the process' side.
-        () = read => {}
+    {
+        let (mut write, mut read) = (std::pin::pin!(write), std::pin::pin!(read));
+        tokio::select! {
+            // The client closes as well. A connection dropped with unread bytes is reset, and the reset would overtake
+            // our last words.
+            () = &mut write => drop(tokio::time::timeout(FAREWELL, &mut read).await),
+            // The client has gone; dropping `output` tells the process' side.
+            () = &mut read => {}
+        }
+    }
+    if let Ok(mut socket) = sink.reunite(stream) {
+        // The other end may be gone already.
+        let _ = socket.get_mut().shutdown().await;
     }
 }
 
-fn last_word(protocol: Protocol, status: &serde_json::Value) -> Option<String> {
-    if protocol.version >= 4 {
-        return Some(status.to_string());
-    }
-    let failed = status["status"] != "Success";
-    failed.then(|| status["message"].as_str().unwrap_or("unknown error").to_string())
-}
-
-fn encode(protocol: Protocol, channel: u8, data: &[u8]) -> Message {
+pub(super) fn encode(protocol: Protocol, channel: u8, data: &[u8]) -> Message {
     if protocol.base64 {
         return Message::text(format!("{channel}{}", STANDARD.encode(data)));
     }
@@ -193,7 +209,7 @@ fn encode(protocol: Protocol, channel: u8, data: &[u8]) -> Message {
     Message::binary(frame)
 }
 
-fn decode(protocol: Protocol, message: Message) -> Option<(u8, Bytes)> {
+pub(super) fn decode(protocol: Protocol, message: Message) -> Option<(u8, Bytes)> {
     match message {
         Message::Binary(frame) if !protocol.base64 => {
             frame.first().copied().map(|channel| (channel, frame.slice(1..)))
@@ -228,7 +244,7 @@ mod tests {
         assert!(!is_upgrade(&headers(&[("connection", "Upgrade"), ("upgrade", "SPDY/3.1")])));
         // RFC 6455 section 1.3.
         let request = headers(&[("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")]);
-        let answer = accept::<()>(&request, PROTOCOLS[0]).unwrap();
+        let answer = accept::<()>(&request, PROTOCOLS[0].name).unwrap();
         assert_eq!(answer.headers()["sec-websocket-accept"], "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
     }
 

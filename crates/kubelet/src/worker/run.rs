@@ -13,19 +13,20 @@ use tokio_util::sync::CancellationToken;
 
 use super::record::Record;
 use super::sandbox::Made;
-use super::state::{ImageState, PodState, Probed, Run, Stage, Stop, Waiting};
+use super::state::{ImageState, PodState, Run, Stage, Stop};
 use super::step::{self, Action};
-use super::stop::Kill;
-use super::{StartError, pull, sandbox, start, status, stop};
-use crate::backoff::go_duration;
+use super::{StartError, pull, sandbox, status};
 use crate::config::Agent;
 use crate::directory::Directory;
 use crate::edge::Image;
+use crate::patch;
 use crate::pod::{self, Role};
-use crate::probe::{self, AbortOnDrop, Kind, Report};
-use crate::volume::fetch::{self, Fetched, TokenCache};
-use crate::volume::{self, payload};
-use crate::{logs, patch};
+use crate::probe::{AbortOnDrop, Report};
+use crate::volume::fetch::TokenCache;
+use crate::volume::payload;
+
+mod act;
+mod learn;
 
 /// What a worker is told.
 #[derive(Debug)]
@@ -127,7 +128,6 @@ impl Worker {
 
     /// Lives the Pod's life; ends when nothing of it is left, or at `stop` (containers then run on).
     pub async fn run(mut self, stop: CancellationToken) {
-        self.begin_life();
         loop {
             let now = (self.agent.clock)();
             let step = step::step(&self.pod, &self.state, now);
@@ -172,7 +172,8 @@ impl Worker {
         pod::full_name(&self.pod)
     }
 
-    fn begin_life(&mut self) {
+    /// Takes over what an earlier life of the agent has left; to be called once, before [`Worker::run`].
+    pub fn begin_life(&mut self) {
         let now = (self.agent.clock)();
         let known = self.pod.status.as_ref().and_then(|s| s.start_time.as_ref()).map(|t| t.0);
         let start = self.state.start_time.or(known).unwrap_or(now);
@@ -257,9 +258,8 @@ impl Worker {
             Msg::Update(pod) => self.update(pod),
             Msg::Gone => {
                 self.state.gone = true;
-                let grace = self.pod.metadata.deletion_grace_period_seconds.unwrap_or(30);
-                // Even an object that was removed by force leaves its processes a second to end.
-                self.stop(Stop::Deleted, grace.max(1));
+                // Removed by force: nobody set a grace period. Its processes still get a second to end.
+                self.stop(Stop::Deleted, self.pod.metadata.deletion_grace_period_seconds.unwrap_or(0).max(1));
             }
             Msg::Exited(id, exit) => self.exited(&id, exit),
             Msg::Changed(name) => {
@@ -337,425 +337,6 @@ impl Worker {
         }
     }
 
-    fn set_up_volumes(&mut self, refresh: bool) {
-        let (agent, pod, tokens) = (self.agent.clone(), self.pod.clone(), self.tokens.clone());
-        self.tasks.spawn(async move {
-            let result = volumes(&agent, &pod, &tokens, refresh).await;
-            Outcome::Volumes { refresh, result }
-        });
-    }
-
-    fn act(&mut self, action: Action, now: Timestamp) {
-        let (agent, pod) = (self.agent.clone(), self.pod.clone());
-        match action {
-            Action::Sandbox => {
-                self.state.sandbox = Stage::Busy;
-                self.tasks.spawn(async move { Outcome::Sandbox(sandbox::make(&agent, &pod).await) });
-            }
-            Action::Volumes => {
-                self.state.volumes = Stage::Busy;
-                self.set_up_volumes(false);
-            }
-            Action::Pull(name) => self.pull(name),
-            Action::Start(name) => self.start(name),
-            Action::Kill { name, grace } => {
-                let message = format!("Stopping container {name}");
-                self.kill(&name, grace, message);
-            }
-            Action::BackOff { name, image, until } => self.back_off(&name, image, until),
-            Action::Fail { reason, message } => {
-                if !reason.is_empty() {
-                    self.agent.normal(&self.pod, &reason, message.clone());
-                }
-                let grace = pod::spec(&self.pod).termination_grace_period_seconds.unwrap_or(30);
-                self.stop(Stop::Failed { reason, message }, grace);
-            }
-            Action::TearDown => {
-                self.state.torn_down = Stage::Busy;
-                let pause = self.state.pause.clone();
-                let task =
-                    async move { Outcome::TornDown(sandbox::remove(&agent, &pod, pause.as_ref()).await) };
-                self.tasks.spawn(task);
-            }
-            Action::DeleteFromApi => {
-                self.state.api_deleted = Stage::Busy;
-                let last = self.status(now);
-                let change = patch::pod_status(pod::uid(&self.pod), &self.written, &last);
-                self.tasks.spawn(async move { Outcome::ApiDeleted(delete(&agent, &pod, change).await) });
-            }
-            Action::Clean => {
-                self.state.cleaned = Stage::Busy;
-                self.tasks.spawn(async move { Outcome::Cleaned(clean(&agent, &pod).await) });
-            }
-        }
-    }
-
-    fn pull(&mut self, name: String) {
-        let Some((_, container)) = pod::container(&self.pod, &name) else { return };
-        self.container(&name).image = ImageState::Busy;
-        let (agent, pod) = (self.agent.clone(), self.pod.clone());
-        let task_name = name.clone();
-        let handle = self.tasks.spawn(async move {
-            let result = pull::image(&agent, &pod, &container).await;
-            Outcome::Pulled(task_name, result)
-        });
-        self.pulls.insert(name, handle);
-    }
-
-    fn start(&mut self, name: String) {
-        let now = (self.agent.clock)();
-        let Some((role, container)) = pod::container(&self.pod, &name) else { return };
-        let target = pod::spec(&self.pod).ephemeral_containers.iter().flatten();
-        let target = target.filter(|e| e.name == name).find_map(|e| e.target_container_name.clone());
-        let target_id = target.and_then(|t| self.state.container(&t).running_id().map(String::from));
-        let pause = self.state.pause.as_ref().map(|p| p.pid);
-        let ips = self.state.ips.clone();
-        let known = self.container(&name);
-        let ImageState::Ready(image) = known.image.clone() else { return };
-        if let Run::Ended(ended) = &known.run {
-            let ended = ended.clone();
-            known.backoff.next(ended.finished_at, now);
-            known.last = Some(ended);
-            known.restarts += 1;
-        }
-        known.run = Run::Starting;
-        known.post_started = false;
-        known.probed = None;
-        let attempt = known.restarts;
-        let id = super::new_id();
-        self.starting.insert(name.clone(), id.clone());
-        self.directory.route(&id, self.outbox.clone());
-        let (agent, pod) = (self.agent.clone(), self.pod.clone());
-        self.tasks.spawn(async move {
-            let pid_of = match target_id {
-                Some(target) => pid_of(&agent, &target).await,
-                None => pause,
-            };
-            let plan = start::Plan { container, role, image, id: id.clone(), attempt, ips, pid_of };
-            let result = start::start(&agent, &pod, &plan).await;
-            Outcome::Started(name, id, result)
-        });
-    }
-
-    fn kill(&mut self, name: &str, grace: i64, message: String) {
-        let Some((_, container)) = pod::container(&self.pod, name) else { return };
-        let known = self.container(name);
-        let Some(id) = known.running_id().map(String::from) else { return };
-        known.killing = true;
-        let signal = match &known.image {
-            ImageState::Ready(image) => crate::spec::stop_signal(&image.config.stop_signal),
-            _ => libc::SIGTERM,
-        };
-        let ip = self.state.ips.first().copied();
-        let plan = Kill { container, id, ip, signal, grace, message, now: grace <= 0 };
-        let (agent, pod) = (self.agent.clone(), self.pod.clone());
-        let handle = self.tasks.spawn(async move {
-            stop::kill(&agent, &pod, &plan).await;
-            Outcome::Nothing
-        });
-        if let Some(before) = self.kills.insert(name.to_string(), handle) {
-            before.abort();
-        }
-    }
-
-    fn back_off(&mut self, name: &str, image: bool, until: Timestamp) {
-        let (agent, pod) = (self.agent.clone(), self.pod.clone());
-        let full = self.name();
-        let wanted = pod::container(&pod, name).and_then(|(_, c)| c.image).unwrap_or_default();
-        let known = self.container(name);
-        if known.backoff_told == Some(until) {
-            return;
-        }
-        known.backoff_told = Some(until);
-        if image {
-            let text = format!("Back-off pulling image \"{wanted}\"");
-            let cause = known.waiting.as_ref().filter(|w| w.reason.starts_with("Err"));
-            let message = match cause {
-                Some(cause) => format!("{text}: {}: {}", cause.reason, cause.message),
-                None => text.clone(),
-            };
-            agent.normal(&pod, "BackOff", text);
-            agent.warning(&pod, "Failed", "Error: ImagePullBackOff");
-            known.waiting = Some(Waiting { reason: "ImagePullBackOff".into(), message });
-        } else {
-            let delay = go_duration(known.backoff.delay());
-            let message = format!("back-off {delay} restarting failed container={name} pod={full}");
-            agent.warning(
-                &pod,
-                "BackOff",
-                format!("Back-off restarting failed container {name} in pod {full}"),
-            );
-            known.waiting = Some(Waiting { reason: "CrashLoopBackOff".into(), message });
-        }
-    }
-
-    fn learn(&mut self, outcome: Outcome) {
-        let now = (self.agent.clock)();
-        match outcome {
-            Outcome::Nothing => {}
-            Outcome::Sandbox(Ok(made)) => {
-                self.state.sandbox = Stage::Done;
-                self.state.ips = made.ips;
-                self.state.pause = made.pause;
-            }
-            Outcome::Sandbox(Err(error)) => {
-                self.agent.warning(
-                    &self.pod,
-                    "FailedCreatePodSandBox",
-                    format!("Failed to create pod sandbox: {error}"),
-                );
-                self.state.sandbox = self.state.sandbox.failed(now, self.state.sandbox_failures);
-                self.state.sandbox_failures += 1;
-            }
-            Outcome::Volumes { refresh, result } => self.volumes_done(refresh, result, now),
-            Outcome::Pulled(name, result) => {
-                self.pulls.remove(&name);
-                let known = self.container(&name);
-                match result {
-                    Ok(image) => {
-                        known.image_names = Some((image.reference.clone(), image.image_id.clone()));
-                        known.image = ImageState::Ready(image);
-                        known.image_backoff.reset();
-                        known.waiting = None;
-                    }
-                    Err(error) => {
-                        known.image = ImageState::Failed { at: now };
-                        known.image_backoff.next(now, now);
-                        known.waiting = Some(Waiting { reason: error.reason.into(), message: error.message });
-                    }
-                }
-            }
-            Outcome::Started(name, id, result) => self.started(&name, &id, result),
-            Outcome::PostStarted(name, id, result) => {
-                if self.state.container(&name).running_id() != Some(&id) {
-                    return;
-                }
-                match result {
-                    Ok(()) => self.post_started(&name),
-                    Err(error) => {
-                        self.agent.warning(
-                            &self.pod,
-                            "FailedPostStartHook",
-                            format!("PostStartHook failed: {error}"),
-                        );
-                        let grace = pod::spec(&self.pod).termination_grace_period_seconds.unwrap_or(30);
-                        self.kill(&name, grace, "FailedPostStartHook".into());
-                    }
-                }
-            }
-            Outcome::TornDown(result) => self.state.torn_down = self.finished("FailedKillPod", result, now),
-            Outcome::ApiDeleted(result) => self.state.api_deleted = self.finished("", result, now),
-            Outcome::Cleaned(result) => self.state.cleaned = self.finished("", result, now),
-            Outcome::Patched(sent, result) => self.patched(*sent, result, now),
-        }
-    }
-
-    fn finished(&self, event: &str, result: Result<(), String>, now: Timestamp) -> Stage {
-        let Err(error) = result else { return Stage::Done };
-        tracing::warn!(pod = self.name(), error, "removing a Pod");
-        if !event.is_empty() {
-            self.agent.warning(&self.pod, event, format!("error killing pod: {error}"));
-        }
-        Stage::Failed { until: now + SignedDuration::from_secs(1), times: 1 }
-    }
-
-    fn volumes_done(&mut self, refresh: bool, result: Result<(), String>, now: Timestamp) {
-        if let Ok(tokens) = self.tokens.try_lock() {
-            self.token_due = tokens.next_due();
-        }
-        if let Err(error) = &result {
-            self.agent.warning(&self.pod, "FailedMount", error.clone());
-        }
-        match (refresh, result) {
-            (true, _) => {
-                // A token that could not be renewed is asked for again in a while.
-                self.token_due = self.token_due.map(|due| due.max(now + SignedDuration::from_secs(10)));
-            }
-            (false, Ok(())) => self.state.volumes = Stage::Done,
-            (false, Err(_)) => {
-                self.state.volumes = self.state.volumes.failed(now, self.state.volume_failures);
-                self.state.volume_failures += 1;
-            }
-        }
-    }
-
-    fn started(&mut self, name: &str, id: &str, result: Result<Timestamp, StartError>) {
-        let now = (self.agent.clock)();
-        self.starting.remove(name);
-        let early = self.early.remove(id);
-        let known = self.container(name);
-        known.image_names = match &known.image {
-            ImageState::Ready(image) => Some((image.reference.clone(), image.image_id.clone())),
-            _ => known.image_names.take(),
-        };
-        match result {
-            Ok(started_at) => {
-                known.run = Run::Running { id: id.to_string(), started_at };
-                known.waiting = None;
-                self.ran(name, id);
-                if let Some(exit) = early {
-                    self.exited(id, exit);
-                }
-            }
-            Err(error) => {
-                self.directory.unroute(id);
-                let known = self.container(name);
-                known.waiting = Some(Waiting { reason: error.reason.into(), message: error.message.clone() });
-                known.image = ImageState::Unknown;
-                known.run = if error.ran {
-                    // Upstream's word for a process that never ran.
-                    Run::Ended(super::state::Ended {
-                        id: id.to_string(),
-                        code: 128,
-                        signal: None,
-                        reason: "StartError".into(),
-                        message: Some(error.message),
-                        started_at: None,
-                        finished_at: now,
-                    })
-                } else {
-                    Run::Refused { at: now }
-                };
-            }
-        }
-    }
-
-    /// A container runs (just started, or adopted): hook and probes begin.
-    fn ran(&mut self, name: &str, id: &str) {
-        let Some((role, container)) = pod::container(&self.pod, name) else { return };
-        let hook = container.lifecycle.as_ref().and_then(|l| l.post_start.clone());
-        let has_probes = matches!(role, Role::Main | Role::Sidecar);
-        let (started, receiver) = watch::channel(false);
-        if has_probes {
-            let ip = self.state.ips.first().copied();
-            let target = probe::Target { container: container.clone(), id: id.to_string(), ip };
-            let (outbox, name, id) = (self.outbox.clone(), name.to_string(), id.to_string());
-            let report = move |report| {
-                // A worker that is gone needs no reports.
-                let _ = outbox.send(Msg::Probe(name.clone(), id.clone(), report));
-            };
-            let tasks = probe::start(&self.agent, &target, receiver, report);
-            self.probes.insert(target.container.name.clone(), Probes { started, _tasks: tasks });
-        }
-        let known = self.container(name);
-        known.probed = Some(Probed {
-            started: !has_probes || container.startup_probe.is_none(),
-            ready: !has_probes || container.readiness_probe.is_none(),
-        });
-        match hook.filter(|_| !known.post_started) {
-            None => self.post_started(name),
-            Some(handler) => {
-                let (agent, ip) = (self.agent.clone(), self.state.ips.first().copied());
-                let (name, id) = (name.to_string(), id.to_string());
-                self.tasks.spawn(async move {
-                    let result = stop::hook(&agent, &handler, &container, &id, ip).await;
-                    Outcome::PostStarted(name, id, result)
-                });
-            }
-        }
-    }
-
-    fn post_started(&mut self, name: &str) {
-        self.container(name).post_started = true;
-        self.release_probes(name);
-    }
-
-    fn release_probes(&mut self, name: &str) {
-        let known = self.state.container(name);
-        let started = known.post_started && known.probed.is_some_and(|p| p.started);
-        if let Some(probes) = self.probes.get(name) {
-            probes.started.send_replace(started);
-        }
-    }
-
-    fn probed(&mut self, name: &str, id: &str, report: Report) {
-        if self.state.container(name).running_id() != Some(id) {
-            return;
-        }
-        let (kind, passed) = match report {
-            Report::Failure(kind, text) => {
-                self.agent.warning(&self.pod, "Unhealthy", format!("{} probe failed: {text}", kind.title()));
-                return;
-            }
-            Report::Result(kind, passed) => (kind, passed),
-        };
-        match (kind, passed) {
-            (Kind::Readiness, ready) => {
-                if let Some(probed) = &mut self.container(name).probed {
-                    probed.ready = ready;
-                }
-            }
-            (Kind::Startup, true) => {
-                if let Some(probed) = &mut self.container(name).probed {
-                    probed.started = true;
-                }
-                self.release_probes(name);
-            }
-            (Kind::Liveness, true) => {}
-            (Kind::Startup | Kind::Liveness, false) => self.unhealthy(name, kind),
-        }
-    }
-
-    fn unhealthy(&mut self, name: &str, kind: Kind) {
-        if self.state.container(name).killing || self.state.stop.is_some() {
-            return;
-        }
-        let container = pod::container(&self.pod, name).map(|(_, c)| c).unwrap_or_default();
-        let own = probe::of(&container, kind).and_then(|p| p.termination_grace_period_seconds);
-        let grace = own.or(pod::spec(&self.pod).termination_grace_period_seconds).unwrap_or(30);
-        let probe = kind.title().to_lowercase();
-        self.kill(name, grace, format!("Container {name} failed {probe} probe, will be restarted"));
-    }
-
-    fn exited(&mut self, id: &str, exit: Exit) {
-        if self.starting.values().any(|known| known == id) {
-            self.early.insert(id.to_string(), exit);
-            return;
-        }
-        let found =
-            self.state.containers.iter().find(|(_, c)| c.running_id() == Some(id)).map(|(n, _)| n.clone());
-        let Some(name) = found else { return };
-        self.forget_run(&name);
-        self.directory.unroute(id);
-        let attempt = self.state.container(&name).restarts;
-        let container = pod::container(&self.pod, &name).map(|(_, c)| c).unwrap_or_default();
-        let dir = self.agent.paths(pod::uid(&self.pod)).attempt(&name, attempt);
-        let log = self.agent.log_path(&self.pod, &name, attempt);
-        let message = logs::termination_message(&container, &start::termination_log(&dir), &log, exit.code);
-        let known = self.container(&name);
-        if let Run::Running { started_at, .. } = known.run {
-            let mut ended = super::ended(id, Some(started_at), &exit);
-            ended.message = message;
-            known.run = Run::Ended(ended);
-        }
-        known.killing = false;
-        known.probed = None;
-        known.waiting = None;
-        // A restart looks for the image anew, as its policy says.
-        known.image = ImageState::Unknown;
-        let (agent, id) = (self.agent.clone(), id.to_string());
-        let old_log = attempt.checked_sub(2).map(|old| self.agent.log_path(&self.pod, &name, old));
-        self.tasks.spawn(async move {
-            if let Err(error) = agent.containers.remove(&id).await {
-                tracing::warn!(id, %error, "removing an ended container");
-            }
-            // The upper layer is of no use any more; the last words have been read.
-            let _ = tokio::fs::remove_dir_all(&dir).await;
-            if let Some(log) = old_log {
-                let _ = tokio::fs::remove_file(log).await;
-            }
-            Outcome::Nothing
-        });
-    }
-
-    /// Probes and kills of a run end with it.
-    fn forget_run(&mut self, name: &str) {
-        self.probes.remove(name);
-        if let Some(kill) = self.kills.remove(name) {
-            kill.abort();
-        }
-    }
-
     fn status(&self, now: Timestamp) -> PodStatus {
         status::status(&self.pod, &self.state, &self.agent.config.node_ips, &self.written, now)
     }
@@ -787,25 +368,6 @@ impl Worker {
             Outcome::Patched(Box::new(status), result.map(Box::new))
         });
     }
-
-    fn patched(&mut self, sent: PodStatus, result: Result<Box<Pod>, kube::Error>, now: Timestamp) {
-        self.patching = false;
-        match result {
-            Ok(pod) => {
-                let version = pod.metadata.resource_version.as_deref().and_then(|v| v.parse().ok());
-                self.version = version.unwrap_or(self.version);
-                self.written = pod.status.unwrap_or(sent);
-            }
-            // Deleted, or a successor of the same name: the watch will say so.
-            Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => {
-                self.patch_after = Some(now + SignedDuration::from_secs(1));
-            }
-            Err(error) => {
-                tracing::warn!(pod = self.name(), %error, "the Pod's status was not written");
-                self.patch_after = Some(now + SignedDuration::from_millis(500));
-            }
-        }
-    }
 }
 
 const OWN_CONDITIONS: [&str; 4] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady"];
@@ -815,62 +377,8 @@ fn until(at: Timestamp, now: Timestamp) -> Duration {
     Duration::try_from(at.duration_since(now)).unwrap_or_default() + Duration::from_millis(1)
 }
 
-async fn volumes(agent: &Agent, pod: &Pod, tokens: &Mutex<TokenCache>, refresh: bool) -> Result<(), String> {
-    let (maps, secrets) = payload::needs(pod);
-    let first = pod::spec(pod).volumes.iter().flatten().next().map(|v| v.name.clone()).unwrap_or_default();
-    let named = |why: String| volume::MountError { volume: first.clone(), why }.to_string();
-    let sources = fetch::objects(&agent.client, pod::namespace(pod), &maps, &secrets).await.map_err(named)?;
-    let tokens = tokens.lock().await.fetch(&agent.client, pod, (agent.clock)()).await.map_err(named)?;
-    let fetched = Fetched { sources, tokens };
-    volume::set_up(agent, pod, &fetched, refresh).await.map_err(|e| e.to_string())
-}
-
-async fn pid_of(agent: &Agent, id: &str) -> Option<i32> {
-    let all = agent.containers.list().await.ok()?;
-    all.containers.into_iter().find(|c| c.id == id).map(|c| c.pid)
-}
-
 async fn write_status(agent: &Agent, pod: &Pod, change: &serde_json::Value) -> Result<Pod, kube::Error> {
     let api: kube::Api<Pod> = kube::Api::namespaced(agent.client.clone(), pod::namespace(pod));
     api.patch_status(pod::name(pod), &kube::api::PatchParams::default(), &kube::api::Patch::Strategic(change))
         .await
-}
-
-/// Writes the last status and deletes the object; one that is gone or replaced is fine.
-async fn delete(agent: &Agent, pod: &Pod, last: Option<serde_json::Value>) -> Result<(), String> {
-    let gone = |error: &kube::Error| matches!(error, kube::Error::Api(s) if s.code == 404 || s.code == 409);
-    if let Some(change) = last {
-        match write_status(agent, pod, &change).await {
-            Err(error) if gone(&error) => return Ok(()),
-            Err(error) => return Err(error.to_string()),
-            Ok(_) => {}
-        }
-    }
-    let api: kube::Api<Pod> = kube::Api::namespaced(agent.client.clone(), pod::namespace(pod));
-    let uid = Some(pod::uid(pod).to_string());
-    let params = kube::api::DeleteParams {
-        grace_period_seconds: Some(0),
-        preconditions: Some(kube::api::Preconditions { uid, resource_version: None }),
-        ..kube::api::DeleteParams::default()
-    };
-    match api.delete(pod::name(pod), &params).await {
-        Ok(_) => Ok(()),
-        Err(error) if gone(&error) => Ok(()),
-        Err(error) => Err(error.to_string()),
-    }
-}
-
-/// Removes everything that the Pod left on the node.
-async fn clean(agent: &Agent, pod: &Pod) -> Result<(), String> {
-    volume::tear_down(agent, pod).await?;
-    let paths = agent.paths(pod::uid(pod));
-    for dir in [paths.volatile, paths.root, agent.log_dir(pod)] {
-        match tokio::fs::remove_dir_all(&dir).await {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(format!("cannot remove {}: {error}", dir.display()));
-            }
-            _ => {}
-        }
-    }
-    Ok(())
 }

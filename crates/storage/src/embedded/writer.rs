@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::log::Log;
 use super::visible::Visible;
@@ -38,8 +38,18 @@ struct Queue {
     closed: bool,
 }
 
+/// Why a write was not taken.
+enum Refused {
+    /// Because of what readers see as well, or for good.
+    Final(Error),
+    /// Because of a write that is not durable yet.
+    Ahead { revision: Revision, error: Error },
+}
+
 struct Shared {
     queue: Mutex<Queue>,
+    /// Changes whenever submitted writes have become visible or were taken back.
+    settled: watch::Sender<()>,
     wake: Condvar,
     visible: Arc<Visible>,
 }
@@ -54,7 +64,12 @@ impl Writer {
     /// Starts the logging thread.
     pub fn start(log: Log, visible: Arc<Visible>) -> Result<Self> {
         let queue = Queue { last_revision: visible.revision(), ..Queue::default() };
-        let shared = Arc::new(Shared { queue: Mutex::new(queue), wake: Condvar::new(), visible });
+        let shared = Arc::new(Shared {
+            queue: Mutex::new(queue),
+            settled: watch::Sender::new(()),
+            wake: Condvar::new(),
+            visible,
+        });
         let of_thread = shared.clone();
         let thread = std::thread::Builder::new()
             .name("store-log".into())
@@ -66,8 +81,21 @@ impl Writer {
     /// Submits one write and waits until it is durable and visible. Once submitted it happens, even if the caller
     /// stops waiting.
     pub async fn submit(&self, key: &str, value: Option<Bytes>, expected: Expectation) -> Result<Arc<Event>> {
-        let answer = self.shared.enqueue(key, value, expected)?;
-        answer.await.map_err(|_| Error::Closed)?
+        let mut settled = self.shared.settled.subscribe();
+        loop {
+            match self.shared.enqueue(key, value.clone(), expected) {
+                Ok(answer) => return answer.await.map_err(|_| Error::Closed)?,
+                Err(Refused::Final(error)) => return Err(error),
+                // What stands in the way is not visible yet: who is told of it would read the older state and meet
+                // the same refusal again. It is either shown or taken back soon.
+                Err(Refused::Ahead { revision, error }) => {
+                    let shown = settled.wait_for(|_| !self.shared.is_ahead(key, revision)).await.is_ok();
+                    if !shown || self.shared.visible.revision() >= revision {
+                        return Err(error);
+                    }
+                }
+            }
+        }
     }
 }
 
@@ -89,16 +117,22 @@ impl Shared {
         key: &str,
         value: Option<Bytes>,
         expected: Expectation,
-    ) -> Result<oneshot::Receiver<Result<Arc<Event>>>> {
+    ) -> std::result::Result<oneshot::Receiver<Result<Arc<Event>>>, Refused> {
         let mut queue = self.queue.lock();
         if queue.closed {
-            return Err(Error::Closed);
+            return Err(Refused::Final(Error::Closed));
         }
-        let previous = match queue.ahead.get(key) {
+        let ahead = queue.ahead.get(key).cloned();
+        let previous = match &ahead {
             Some((_, state)) => state.clone(),
             None => self.visible.get(key),
         };
-        check(key, previous.as_ref(), expected)?;
+        if let Err(error) = check(key, previous.as_ref(), expected) {
+            return Err(match ahead {
+                Some((revision, _)) => Refused::Ahead { revision, error },
+                None => Refused::Final(error),
+            });
+        }
         let revision = queue.last_revision + 1;
         let event = Arc::new(next_event(key, value, previous, revision));
         queue.last_revision = revision;
@@ -107,6 +141,10 @@ impl Shared {
         queue.waiting.push(Submitted { event, answer });
         self.wake.notify_one();
         Ok(waiting)
+    }
+
+    fn is_ahead(&self, key: &str, revision: Revision) -> bool {
+        self.queue.lock().ahead.get(key).is_some_and(|(newest, _)| *newest == revision)
     }
 
     /// Waits for submissions; `None` once closed and empty.
@@ -130,6 +168,8 @@ impl Shared {
                 queue.ahead.remove(event.key());
             }
         }
+        drop(queue);
+        self.settled.send_replace(());
     }
 
     /// Takes back all that is not durable and tells its writers.
@@ -140,6 +180,7 @@ impl Shared {
             queue.last_revision = self.visible.revision();
             std::mem::take(&mut queue.waiting)
         };
+        self.settled.send_replace(());
         for submitted in batch.into_iter().chain(later) {
             // A writer that stopped waiting needs no answer.
             let _ = submitted.answer.send(Err(error.clone()));

@@ -1,0 +1,40 @@
+# skiff's tasks; CI calls these too. `make` alone lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)/x86_64-unknown-linux-gnu
+RELEASE := $(TARGET_DIR)/release/skiff
+IMAGES := $(abspath $(TARGET_DIR))/images
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -E)
+
+.PHONY: help run test lint bench fuzz build deps images
+
+help: ## List the tasks
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+build: ## Build the release binary
+	cargo build --release --package skiff
+
+run: build ## Build, start a cluster and walk through its main job (root or sudo)
+	@$(SUDO) hack/tour.sh $(abspath $(RELEASE))
+
+test: deps lint images ## Format, lints, licences, unit, network and end-to-end tests (root)
+	SKIFF_TEST_IMAGES=$(IMAGES) cargo test --workspace
+
+deps: ## Install what the tests need: kubectl if there is none, Debian packages, cargo-deny
+	@hack/test-deps.sh
+
+lint: ## rustfmt, clippy with warnings as errors, licences
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	cargo deny --offline check bans licenses sources
+
+images: ## Make the test images nginx, httpd and busybox from Debian packages
+	hack/make-test-images.sh $(IMAGES)
+
+bench: build images ## Print our figures beside the peer's, write them under bench/ (root)
+	$(SUDO) hack/bench.sh $(abspath $(RELEASE)) $(IMAGES)
+
+fuzz: ## Run each fuzz target for a minute (nightly and cargo-fuzz)
+	hack/fuzz.sh

@@ -1,0 +1,59 @@
+//! Benchmarks: the figures of the issues, ours and the peer's side by side in one run, printed and written to a file.
+//!
+//! Each command measures one thing against a running cluster (or starts its own), prints a table and writes
+//! `bench/<name>.json`. Figures depend on the machine; the targets stand beside them.
+
+mod api;
+mod cluster;
+mod etcd;
+mod figures;
+mod pods;
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+/// Measure a cluster.
+#[derive(Debug, Parser)]
+struct Cli {
+    /// Where to write the JSON files.
+    #[arg(long, default_value = "bench")]
+    out: PathBuf,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Time of `skiff start`, memory and CPU of an idle cluster. Starts and deletes a cluster of its own.
+    Start {
+        /// The skiff binary.
+        skiff: PathBuf,
+        /// How often to start.
+        #[arg(long, default_value_t = 5)]
+        runs: usize,
+        /// Seconds to watch the idle cluster.
+        #[arg(long, default_value_t = 20)]
+        idle: u64,
+    },
+    /// From the API write to a running Pod with its address, and 100 Pods answering HTTP. Uses the current context.
+    Pods,
+    /// Creates and watches through the API server, and puts on etcd alone. Uses the current context.
+    Api {
+        /// Seconds to create for.
+        #[arg(long, default_value_t = 5)]
+        seconds: u64,
+    },
+}
+
+fn main() -> anyhow::Result<()> {
+    let cli = Cli::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    // The only provider linked; installing fails only when it is there already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    match cli.command {
+        Command::Start { skiff, runs, idle } => cluster::start(&skiff, runs, idle)?.report(&cli.out, "start"),
+        Command::Pods => runtime.block_on(pods::measure())?.report(&cli.out, "pods"),
+        Command::Api { seconds } => runtime.block_on(api::measure(seconds))?.report(&cli.out, "api"),
+    }
+}

@@ -1,0 +1,121 @@
+//! The words between the command line and a running daemon: one JSON request a connection, then JSON lines back.
+//!
+//! The socket is the owner's alone (0600, root), so whoever can open it may do everything.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use serde::{Deserialize, Serialize};
+
+/// What the command line asks.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Request {
+    /// How the cluster is.
+    Status,
+    /// Stop Pods and node, keep the state, end the daemon.
+    Stop,
+    /// Load images from a tar (OCI layout or docker-archive).
+    ImageLoad {
+        /// The file; the daemon opens it.
+        path: PathBuf,
+    },
+    /// Pull an image.
+    ImagePull {
+        /// Its reference.
+        reference: String,
+    },
+    /// All images.
+    ImageList,
+    /// Remove a reference and what only it needs.
+    ImageRemove {
+        /// The reference.
+        reference: String,
+    },
+}
+
+/// What the daemon answers, line by line; the last one is `Done` or `Failed`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Reply {
+    /// A new step has begun.
+    Step(String),
+    /// News of the running step.
+    Detail(String),
+    /// It is done.
+    Done(Answer),
+    /// It failed; what to tell the user.
+    Failed(String),
+}
+
+/// The result of a request.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Answer {
+    /// Nothing more to say.
+    Empty,
+    /// [`Request::Status`].
+    Status(Status),
+    /// [`Request::ImageLoad`], [`Request::ImagePull`]: references that now exist. [`Request::ImageList`]: all images.
+    Images(Vec<ImageLine>),
+}
+
+/// How the cluster is.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    /// `Running` or `Starting`.
+    pub daemon: String,
+    /// `Ready` or `NotReady`.
+    pub node: String,
+    /// Pods that run, and Pods in all.
+    pub pods_running: usize,
+    /// See `pods_running`.
+    pub pods: usize,
+    /// The daemon's process id.
+    pub pid: u32,
+}
+
+/// One line of `skiff image ls`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ImageLine {
+    /// `docker.io/library/nginx:latest`.
+    pub reference: String,
+    /// Digest of its configuration.
+    pub id: String,
+    /// Bytes of its layers.
+    pub size: u64,
+    /// Whether it was loaded by hand or is built in, and so stands in for its registry.
+    pub side_loaded: bool,
+}
+
+/// Asks the daemon that listens on `socket`; `None` when nobody listens. Steps go to `progress`.
+///
+/// # Errors
+/// What the daemon says, or that it broke off.
+pub fn ask(
+    socket: &Path,
+    request: &Request,
+    mut progress: impl FnMut(&Reply),
+) -> anyhow::Result<Option<Answer>> {
+    use std::io::ErrorKind::{ConnectionRefused, NotFound};
+    let mut stream = match UnixStream::connect(socket) {
+        Ok(stream) => stream,
+        Err(e) if matches!(e.kind(), NotFound | ConnectionRefused) => return Ok(None),
+        Err(e) => return Err(e).with_context(|| format!("connect to the daemon at {}", socket.display())),
+    };
+    let line = serde_json::to_string(request)? + "\n";
+    stream.write_all(line.as_bytes()).context("ask the daemon")?;
+    for line in BufReader::new(stream).lines() {
+        let line = line.context("the daemon broke off its answer")?;
+        match serde_json::from_str(&line).context("the daemon's answer is not understood")? {
+            Reply::Done(answer) => return Ok(Some(answer)),
+            Reply::Failed(reason) => anyhow::bail!(reason),
+            other => progress(&other),
+        }
+    }
+    anyhow::bail!("the daemon broke off its answer; see: skiff logs")
+}

@@ -1,0 +1,127 @@
+//! Where the node agent meets the parts of this process: the Pod network, the image store on the host's side, and the
+//! service proxy's host ports.
+
+use std::net::IpAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use k8s_openapi::api::core::v1::Node;
+use kube::{Api, Client};
+use kubelet::edge::{EdgeError, Image, Images, Network, PullSecret};
+use podnet::PodNetwork;
+use tokio::runtime::Handle;
+use tokio::sync::{OnceCell, watch};
+
+/// The Pod network of a node. Its range is the Node's `spec.podCIDRs`, which a controller gives once the Node exists.
+pub struct NodePods {
+    client: Client,
+    node_name: String,
+    netns: Arc<OwnedFd>,
+    network: OnceCell<Arc<PodNetwork>>,
+}
+
+impl NodePods {
+    /// Opened at the first use.
+    pub fn new(client: Client, node_name: String, netns: Arc<OwnedFd>) -> Self {
+        Self { client, node_name, netns, network: OnceCell::new() }
+    }
+
+    async fn network(&self) -> Result<Arc<PodNetwork>, EdgeError> {
+        self.network.get_or_try_init(|| self.open()).await.cloned()
+    }
+
+    async fn open(&self) -> Result<Arc<PodNetwork>, EdgeError> {
+        let nodes: Api<Node> = Api::all(self.client.clone());
+        let ranges_of =
+            |node: &Node| node.spec.as_ref().and_then(|s| s.pod_cidrs.clone()).unwrap_or_default();
+        let has_ranges = |node: Option<&Node>| node.is_some_and(|n| !ranges_of(n).is_empty());
+        let node = kube::runtime::wait::await_condition(nodes, &self.node_name, has_ranges).await;
+        let node = node.map_err(|e| EdgeError::new("waiting for the node's Pod addresses", e))?;
+        let ranges = node.as_ref().map(ranges_of).unwrap_or_default();
+        let ranges: Result<Vec<ipnet::IpNet>, _> = ranges.iter().map(|r| r.parse()).collect();
+        let ranges = ranges.map_err(|e| EdgeError::new("reading the node's podCIDRs", e))?;
+        let netns = self.netns.clone();
+        let opened = blocking(move || PodNetwork::open(netns.as_fd(), &ranges)).await?;
+        Ok(Arc::new(opened))
+    }
+}
+
+/// Netlink calls block for a millisecond or two; they have threads of their own.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> podnet::Result<T> + Send + 'static,
+) -> Result<T, EdgeError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|e| EdgeError(e.to_string()))?.map_err(|e| EdgeError(e.to_string()))
+}
+
+#[async_trait]
+impl Network for NodePods {
+    async fn attach(&self, pod_uid: &str, netns: OwnedFd) -> Result<Vec<IpAddr>, EdgeError> {
+        let (network, uid) = (self.network().await?, pod_uid.to_owned());
+        blocking(move || network.attach(netns.as_fd(), &uid)).await
+    }
+
+    async fn detach(&self, pod_uid: &str) -> Result<(), EdgeError> {
+        let (network, uid) = (self.network().await?, pod_uid.to_owned());
+        blocking(move || network.detach(&uid)).await
+    }
+
+    async fn adopt(&self, pod_uid: &str, addresses: &[IpAddr]) -> Result<(), EdgeError> {
+        let (network, uid, addresses) = (self.network().await?, pod_uid.to_owned(), addresses.to_owned());
+        blocking(move || network.adopt(&uid, &addresses)).await
+    }
+}
+
+/// Images whose pulls go out from the host: its resolver, VPN and proxies work for them as for every other program.
+pub struct OnHost<I> {
+    images: Arc<I>,
+    host: Handle,
+}
+
+impl<I> OnHost<I> {
+    /// `host` is a runtime whose threads are in the host's network namespace.
+    pub fn new(images: I, host: Handle) -> Self {
+        Self { images: Arc::new(images), host }
+    }
+}
+
+#[async_trait]
+impl<I: Images> Images for OnHost<I> {
+    async fn get(&self, reference: &str) -> Option<Image> {
+        self.images.get(reference).await
+    }
+
+    async fn pull(&self, reference: &str, secrets: Vec<PullSecret>) -> Result<Image, EdgeError> {
+        let (images, reference) = (self.images.clone(), reference.to_owned());
+        let pull = self.host.spawn(async move { images.pull(&reference, secrets).await });
+        pull.await.map_err(|e| EdgeError::new("pulling", e))?
+    }
+
+    async fn list(&self) -> Vec<(Vec<String>, u64)> {
+        self.images.list().await
+    }
+}
+
+/// Hands the host ports that the agent wants to the proxy, in the proxy's terms.
+pub async fn forward_host_ports(
+    mut wanted: watch::Receiver<Vec<kubelet::HostPort>>,
+    proxy: watch::Sender<Vec<proxy::HostPort>>,
+) {
+    loop {
+        let ports = wanted.borrow_and_update().iter().filter_map(host_port).collect();
+        proxy.send_replace(ports);
+        if wanted.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn host_port(port: &kubelet::HostPort) -> Option<proxy::HostPort> {
+    Some(proxy::HostPort {
+        protocol: proxy::Protocol::parse(Some(&port.protocol))?,
+        host_ip: port.host_ip,
+        host_port: port.host_port,
+        target: (port.pod_ip, port.container_port).into(),
+    })
+}

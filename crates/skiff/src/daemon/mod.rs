@@ -1,0 +1,98 @@
+//! The daemon: one process that is the control plane and the agent of its node.
+//!
+//! Two runtimes. *node*: its threads have entered the node's network namespace, so every socket they make (API server,
+//! kubelet, probes, netlink) is the node's. *host*: its threads stay where `skiff start` was called, so image pulls
+//! and upstream DNS use the host's resolver, VPN and proxies. Every component talks to the API server through its own
+//! in-process client; none holds another.
+
+mod addons;
+mod answer;
+mod components;
+mod edges;
+pub mod node;
+mod report;
+mod tls;
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use cluster::Profile;
+use tokio_util::sync::CancellationToken;
+
+use crate::commands::need_root;
+use report::Report;
+
+/// Runs the cluster until it is told to stop; steps go to standard output as JSON lines until it is up.
+pub fn run(name: &str) -> anyhow::Result<()> {
+    need_root()?;
+    let profile = Profile::new(name)?;
+    let report = Arc::new(Report::new());
+    let outcome = supervise(&profile, report.clone());
+    if let Err(error) = &outcome {
+        tracing::error!("{error:#}");
+        report.failed(error);
+    }
+    outcome
+}
+
+fn supervise(profile: &Profile, report: Arc<Report>) -> anyhow::Result<()> {
+    // The caller's terminal must not take the cluster down with it; a daemon that already leads its session is fine.
+    let _ = nix::unistd::setsid();
+    log_to_stderr();
+    cluster::files::make_public_dir(&profile.state_dir)?;
+    cluster::files::make_public_dir(&profile.run_dir)?;
+    let _lock = node::lock(profile)?;
+    let host = node::runtime("host", 1, None)?;
+    let stop = CancellationToken::new();
+    host.block_on(async {
+        let signals = tokio::spawn(stop_on_signal(stop.clone()));
+        let outcome = components::run(profile, report, stop).await;
+        signals.abort();
+        outcome
+    })
+}
+
+/// Log lines go to standard error; `SKIFF_LOG` says which (default: info).
+pub fn log_to_stderr() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("SKIFF_LOG");
+    let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,tower=warn,hyper=warn"));
+    // Only fails when one is installed already, and then there is nothing to do.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .try_init();
+}
+
+/// Cancels `stop` on SIGTERM or SIGINT.
+///
+/// # Errors
+/// When signals cannot be listened for.
+pub async fn stop_on_signal(stop: CancellationToken) -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut term = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut int = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    // `skiff start` may have been ended while we wrote to it.
+    let mut hup = signal(SignalKind::hangup()).context("listen for SIGHUP")?;
+    loop {
+        tokio::select! {
+            _ = term.recv() => break,
+            _ = int.recv() => break,
+            _ = hup.recv() => {}
+        }
+    }
+    tracing::info!("told to stop");
+    stop.cancel();
+    Ok(())
+}
+
+/// Everything that a request on the control socket may need.
+#[derive(Clone)]
+struct Running {
+    client: kube::Client,
+    images: Arc<image::Store>,
+    node_name: String,
+    stop: CancellationToken,
+    /// The runtime on the host's side, from which images are pulled.
+    host: tokio::runtime::Handle,
+}

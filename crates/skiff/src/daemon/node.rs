@@ -1,0 +1,118 @@
+//! The node around the daemon: its lock, the runtime whose threads live in it, and taking it all away.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use cluster::Profile;
+use nix::fcntl::{Flock, FlockArg};
+use nix::sched::{CloneFlags, setns};
+
+/// Takes the profile's lock, which holds our pid and ends with this process however it ends.
+///
+/// # Errors
+/// When another daemon holds it.
+pub fn lock(profile: &Profile) -> anyhow::Result<Flock<File>> {
+    let path = profile.lock();
+    let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
+    let file = file.with_context(|| format!("open {}", path.display()))?;
+    let Ok(mut lock) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else {
+        bail!("the cluster {:?} is being started or runs already; see: skiff status", profile.name);
+    };
+    lock.set_len(0).context("write the lock")?;
+    writeln!(lock, "{}", std::process::id()).context("write the lock")?;
+    Ok(lock)
+}
+
+/// A runtime; with a network namespace given, all of its threads are in there.
+///
+/// # Errors
+/// When threads cannot be made.
+pub fn runtime(
+    name: &str,
+    threads: usize,
+    netns: Option<OwnedFd>,
+) -> anyhow::Result<tokio::runtime::Runtime> {
+    let netns = netns.map(Arc::new);
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .thread_name(name)
+        .enable_all()
+        .on_thread_start(move || {
+            if let Some(netns) = &netns
+                && let Err(error) = setns(netns.as_ref(), CloneFlags::CLONE_NEWNET)
+            {
+                // A thread in the wrong network would answer for the wrong node.
+                tracing::error!(%error, "entering the node's network namespace failed");
+                std::process::exit(1);
+            }
+        })
+        .build()
+        .with_context(|| format!("start the {name} runtime"))
+}
+
+/// Waits until the daemon that was told to stop has ended.
+///
+/// # Errors
+/// When it has not within a minute.
+pub fn wait_for_daemon(profile: &Profile) -> anyhow::Result<()> {
+    let began = Instant::now();
+    while is_locked(&profile.lock()) {
+        if began.elapsed() > Duration::from_secs(60) {
+            bail!("the daemon does not end; see: sudo skiff logs -n 20");
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
+}
+
+fn is_locked(path: &Path) -> bool {
+    let Ok(file) = File::open(path) else { return false };
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).is_err()
+}
+
+/// Removes what runs and what the kernel holds of a cluster whose daemon is gone: shim, containers, cgroups, links and
+/// rules. What is not there is fine.
+///
+/// # Errors
+/// All that could not be removed.
+pub fn tear_down(profile: &Profile) -> anyhow::Result<()> {
+    wait_for_daemon(profile)?;
+    let runtime = runtime("teardown", 1, None)?;
+    runtime.block_on(remove(profile, None))
+}
+
+/// Ends the shim, or what a dead one has left, and removes the host's side of the network.
+///
+/// # Errors
+/// All that could not be removed.
+pub async fn remove(profile: &Profile, shim: Option<runtime::Runtime>) -> anyhow::Result<()> {
+    let options = super::components::shim_options(profile);
+    let shim = match shim {
+        Some(shim) => Some(shim),
+        None => runtime::Runtime::connect(options.clone()).await.ok().map(|(shim, _)| shim),
+    };
+    let ended = match shim {
+        Some(shim) => shim.shutdown().await,
+        None => Ok(()),
+    };
+    // A shim that died with the answer on its lips has left its containers.
+    let swept = runtime::Runtime::remove_leftovers(options).await;
+    let unlinked = super::components::remove_host_network(profile).await;
+    let failures: Vec<String> = [
+        ended.and(swept).err().map(|e| format!("end the node: {e}")),
+        unlinked.err().map(|e| format!("{e:#}")),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    if failures.is_empty() {
+        return Ok(());
+    }
+    bail!("{}", failures.join("; "))
+}

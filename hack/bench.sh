@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# make bench: every figure of the issues, ours and the peer's side by side, printed and written to bench/*.json.
+set -euo pipefail
+skiff=${1:?usage: bench.sh SKIFF IMAGES}
+cd "$(dirname "$0")/.."
+if [ "$(id -u)" != 0 ]; then
+  echo "benchmarks start clusters and need root; run: sudo make bench" >&2
+  exit 1
+fi
+command -v etcd >/dev/null 2>&1 || echo "no etcd to compare with; install it: apt-get install etcd-server" >&2
+cargo build --release --package bench
+bench=$(dirname "$skiff")/bench
+config=$(mktemp -d)
+export KUBECONFIG=$config/config
+trap '"$skiff" -p benchrun delete >/dev/null 2>&1 || true; rm -rf "$config"' EXIT
+
+"$bench" start "$skiff"
+"$skiff" -p benchrun start
+"$bench" pods
+"$bench" api

@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Installs what the tests need and the machine lacks, and says what. Debian or Ubuntu, root.
+set -euo pipefail
+
+missing=()
+need() { command -v "$1" >/dev/null 2>&1 || missing+=("$2"); }
+need nft nftables
+need ip iproute2
+need dig dnsutils
+need curl curl
+need python3 python3
+need conntrack conntrack
+need kubectl kubernetes-client
+[ -x /bin/busybox ] || missing+=(busybox-static)
+
+if [ "${#missing[@]}" -gt 0 ]; then
+  if [ "$(id -u)" != 0 ]; then
+    echo "the tests need root and these packages: sudo apt-get install ${missing[*]}" >&2
+    exit 1
+  fi
+  echo "installing ${missing[*]}"
+  apt-get update -qq
+  DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${missing[@]}" >/dev/null
+fi
+if ! cargo deny --version >/dev/null 2>&1; then
+  echo "installing cargo-deny"
+  cargo install --quiet --locked cargo-deny
+fi
+if [ "$(id -u)" != 0 ]; then
+  echo "network and end-to-end tests need root: sudo make test" >&2
+  exit 1
+fi
