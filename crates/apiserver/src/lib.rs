@@ -13,6 +13,7 @@ pub mod config;
 pub mod connect;
 pub mod convert;
 pub mod core;
+pub mod crd;
 pub mod discovery;
 pub mod field;
 pub mod identity;
