@@ -1,4 +1,4 @@
-//! How fast the API takes durable writes and how soon watchers see them; in process, and over TLS as kubectl would.
+//! How fast the API takes durable writes and how soon watchers see them, in process through the whole request path.
 //! `cargo bench -p apiserver`. Figures are for comparing two builds on one machine.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]

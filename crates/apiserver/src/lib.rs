@@ -15,6 +15,7 @@ pub mod convert;
 pub mod core;
 pub mod crd;
 pub mod discovery;
+pub mod expire;
 pub mod field;
 pub mod identity;
 pub mod inprocess;

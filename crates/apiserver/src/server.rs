@@ -19,6 +19,7 @@ use crate::config::Config;
 use crate::connect;
 use crate::core::{Call, Core};
 use crate::crd;
+use crate::expire;
 use crate::identity::{Attributes, UserInfo};
 use crate::metrics::Metrics;
 use crate::objects::Objects;
@@ -83,6 +84,7 @@ impl ApiServer {
         auth::bootstrap::ensure(&core.config, objects.as_ref()).await.map_err(StartError::Bootstrap)?;
         let (definitions, revision) = crd::follow::load(&core).await.map_err(StartError::Bootstrap)?;
         tokio::spawn(crd::follow::run(core.clone(), definitions, revision));
+        tokio::spawn(expire::run(core.clone()));
         let (metrics, documents) = (Metrics::default(), paths::Documents::default());
         Ok(Arc::new(ApiServer { core, auth, objects, metrics, documents }))
     }
