@@ -68,7 +68,7 @@ pub fn format(headers: &HeaderMap) -> Result<Format, Status> {
         "" | "application/json" | "text/json" => Ok(Format::Json),
         "application/yaml" | "text/yaml" | "application/x-yaml" => Ok(Format::Yaml),
         "application/vnd.kubernetes.protobuf" => Ok(Format::Protobuf),
-        other => Err(Status::unsupported_media_type(other, &OBJECT_TYPES)),
+        _ => Err(Status::unsupported_media_type(&OBJECT_TYPES)),
     }
 }
 

@@ -103,7 +103,11 @@ impl Call {
         access: (Arc<dyn Objects>, Arc<dyn Authorizer>),
     ) -> Self {
         let stored = core.registry.load().storage_of(&row);
-        let strategy = core.strategy(&stored.group_resource());
+        let strategy: Arc<dyn Strategy> = if stored.custom {
+            Arc::new(crate::crd::rules::Custom(stored.clone()))
+        } else {
+            core.strategy(&stored.group_resource())
+        };
         let cx = Context {
             resource: row.clone(),
             namespace: if row.namespaced { path.namespace.clone() } else { String::new() },
@@ -192,8 +196,13 @@ impl Call {
     /// # Errors
     /// 500 for bytes that are no object.
     pub fn parse(&self, kv: &KeyValue) -> Result<Value, Status> {
-        object::decode(&kv.value, kv.mod_revision)
-            .map_err(|e| Status::internal(format!("decode {}: {e}", kv.key)))
+        let mut object = object::decode(&kv.value, kv.mod_revision)
+            .map_err(|e| Status::internal(format!("decode {}: {e}", kv.key)))?;
+        if self.stored.custom {
+            // The version that is stored may have been another one when this was written.
+            object::set_top(&mut object, "apiVersion", self.stored.api_version().into());
+        }
+        Ok(object)
     }
 
     /// From the stored form to the form of this request's version.

@@ -94,6 +94,11 @@ impl FieldError {
         Self::new(FieldErrorKind::Invalid, path, value.into(), detail)
     }
 
+    /// The value is of the wrong type.
+    pub fn type_invalid(path: impl Into<String>, value: impl Into<Value>, detail: impl Into<String>) -> Self {
+        Self::new(FieldErrorKind::TypeInvalid, path, value.into(), detail)
+    }
+
     /// The field may not be set or changed.
     pub fn forbidden(path: impl Into<String>, detail: impl Into<String>) -> Self {
         Self::new(FieldErrorKind::Forbidden, path, Value::Null, detail)

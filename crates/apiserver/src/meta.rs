@@ -125,7 +125,8 @@ fn validate_finalizers(finalizers: &Value, errors: &mut FieldErrors) {
         for detail in names::qualified_name(text).err().unwrap_or_default() {
             errors.push(FieldError::invalid("metadata.finalizers", text, detail));
         }
-        if !text.contains('/') && !STANDARD.contains(&text) {
+        // Definitions of custom resources are held by a bare domain name.
+        if !text.contains(['/', '.']) && !STANDARD.contains(&text) {
             let detail = "name is neither a standard finalizer name nor is it fully qualified";
             errors.push(FieldError::invalid("metadata.finalizers", text, detail));
         }

@@ -65,8 +65,11 @@ pub fn splice_item(head: &str, stored: &[u8], revision: u64, out: &mut Vec<u8>) 
 
 fn splice_after(head: &str, written: &str, stored: &[u8], revision: u64, out: &mut Vec<u8>) {
     let Some(rest) = stored.strip_prefix(head.as_bytes()) else {
-        // Not written by `encode` (another API server on the same store): the long way.
+        // Not written by `encode` in this version (another server, a definition that changed): the long way.
         let mut object: Value = serde_json::from_slice(stored).unwrap_or_default();
+        let kind: Value = serde_json::from_str(&format!("{head}}}}}")).unwrap_or_default();
+        set_top(&mut object, "kind", kind["kind"].clone());
+        set_top(&mut object, "apiVersion", kind["apiVersion"].clone());
         set_version(&mut object, revision);
         let _ = serde_json::to_writer(out, &object);
         return;
@@ -91,6 +94,11 @@ pub fn decode(stored: &[u8], revision: u64) -> Result<Value, serde_json::Error> 
 /// A map at the top of the object, made if it is missing.
 pub fn make_child<'a>(object: &'a mut Value, key: &str) -> &'a mut Map<String, Value> {
     make_map(make_map(object).entry(key).or_insert(Value::Null))
+}
+
+/// A field of an object, null if it was missing.
+pub fn entry<'a>(object: &'a mut Value, key: &str) -> &'a mut Value {
+    make_map(object).entry(key).or_insert(Value::Null)
 }
 
 /// Sets `metadata.resourceVersion`.

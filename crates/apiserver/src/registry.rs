@@ -42,8 +42,11 @@ impl Registry {
         if self.rows.insert(key, row.clone()).is_some() {
             return;
         }
-        if row.stored_as.is_none() {
+        if row.stored_as.is_none() && row.stores {
             self.stored.entry(row.group_resource()).or_insert_with(|| row.clone());
+        }
+        if row.verbs.is_empty() {
+            return;
         }
         let known = self.versions.iter_mut().find(|v| v.group == row.group && v.version == row.version);
         match known {
@@ -63,7 +66,8 @@ impl Registry {
 
     /// The row of a resource in one version.
     pub fn get(&self, group: &str, version: &str, plural: &str) -> Option<Arc<Resource>> {
-        self.rows.get(&(group.to_owned(), version.to_owned(), plural.to_owned())).cloned()
+        let row = self.rows.get(&(group.to_owned(), version.to_owned(), plural.to_owned()))?;
+        (!row.verbs.is_empty()).then(|| row.clone())
     }
 
     /// The row in whose form objects are stored.

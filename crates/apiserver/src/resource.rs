@@ -79,6 +79,10 @@ pub struct Resource {
     pub columns: Vec<CustomColumn>,
     /// Whether a CustomResourceDefinition made it.
     pub custom: bool,
+    /// Whether objects are stored in the form of this version, of several custom ones.
+    pub stores: bool,
+    /// Where a custom kind keeps its replicas.
+    pub scale_paths: Option<ScalePaths>,
     /// OpenAPI schema of a CustomResourceDefinition.
     pub schema: Option<serde_json::Value>,
     /// Fields of a CustomResourceDefinition's objects, from its schema.
@@ -100,6 +104,17 @@ pub struct CustomColumn {
     pub priority: i64,
     /// Simple JSON path such as `.spec.replicas`.
     pub path: String,
+}
+
+/// Where `/scale` finds its values in a custom object; simple JSON paths.
+#[derive(Debug, Clone)]
+pub struct ScalePaths {
+    /// Wanted replicas.
+    pub spec: String,
+    /// Replicas there are.
+    pub status: String,
+    /// Selector as text; may be empty.
+    pub selector: String,
 }
 
 /// One subresource.
@@ -138,6 +153,8 @@ impl Resource {
             fields: &[],
             columns: Vec::new(),
             custom: false,
+            stores: true,
+            scale_paths: None,
             schema: None,
             types: None,
         }

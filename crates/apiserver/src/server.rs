@@ -18,6 +18,8 @@ use crate::backend::Backend;
 use crate::config::Config;
 use crate::connect;
 use crate::core::{Call, Core};
+use crate::crd;
+use crate::expire;
 use crate::identity::{Attributes, UserInfo};
 use crate::metrics::Metrics;
 use crate::objects::Objects;
@@ -80,6 +82,9 @@ impl ApiServer {
         let objects: Arc<dyn Objects> = Arc::new(Backend::new(core.clone()));
         let auth = auth::new(&core.config, objects.clone())?;
         auth::bootstrap::ensure(&core.config, objects.as_ref()).await.map_err(StartError::Bootstrap)?;
+        let (definitions, revision) = crd::follow::load(&core).await.map_err(StartError::Bootstrap)?;
+        tokio::spawn(crd::follow::run(core.clone(), definitions, revision));
+        tokio::spawn(expire::run(core.clone()));
         let (metrics, documents) = (Metrics::default(), paths::Documents::default());
         Ok(Arc::new(ApiServer { core, auth, objects, metrics, documents }))
     }

@@ -178,12 +178,11 @@ impl Status {
     }
 
     /// 415: the media type of the body is unknown here.
-    pub fn unsupported_media_type(sent: &str, accepted: &[&str]) -> Self {
+    pub fn unsupported_media_type(accepted: &[&str]) -> Self {
         let message = format!(
             "the body of the request was in an unknown format - accepted media types include: {}",
             accepted.join(", ")
         );
-        let _ = sent;
         Status::new(415, "UnsupportedMediaType", message)
     }
 

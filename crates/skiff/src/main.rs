@@ -20,6 +20,12 @@ fn main() -> ExitCode {
     if let Some(code) = toolbox::run(name, rest) {
         return code;
     }
+    // The built-in image's entry point is this binary, so `kubectl run ... -- sleep 3600` arrives as `skiff sleep 3600`.
+    if let Some((applet, rest)) = rest.split_first()
+        && let Some(code) = toolbox::run(applet, rest)
+    {
+        return code;
+    }
     runtime::shim::enter_if_asked();
     cli::main()
 }

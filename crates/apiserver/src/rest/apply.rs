@@ -76,8 +76,7 @@ fn read(call: &Call, body: &Bytes) -> Result<Value, Status> {
 fn merge(call: &Call, old: Option<&Value>, wanted: &Value) -> Result<Value, Status> {
     let row = &call.row;
     let ty = super::type_of(row, &Expected::from(row.as_ref()));
-    let ty =
-        ty.ok_or_else(|| Status::unsupported_media_type(MEDIA_TYPE, &["application/merge-patch+json"]))?;
+    let ty = ty.ok_or_else(|| Status::unsupported_media_type(&["application/merge-patch+json"]))?;
     let (name, api_version, time) = (owners::manager_name(call), row.api_version(), object::now());
     let manager = Manager {
         name: &name,

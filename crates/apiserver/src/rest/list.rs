@@ -8,6 +8,7 @@ use storage::{KeyValue, ListOptions};
 
 use super::answer::{self, Answer, Include, JSON};
 use crate::core::{Call, split_key, store_error, too_large_version};
+use crate::field::{FieldError, FieldErrors};
 use crate::negotiate::{Encoding, Shape};
 use crate::object;
 use crate::selector::{FieldSelector, LabelSelector};
@@ -103,26 +104,22 @@ fn decode_continue(token: &str) -> Result<(u64, String), Status> {
 /// The revision a list is asked for at: exact, or at least.
 async fn wanted_revision(call: &Call) -> Result<Option<u64>, Status> {
     let (version, rule) = (call.query.get("resourceVersion"), call.query.get("resourceVersionMatch"));
-    let invalid = |field: &str, error: crate::field::FieldError| {
-        let _ = field;
-        let mut errors = crate::field::FieldErrors::new();
+    let invalid = |error| {
+        let mut errors = FieldErrors::new();
         errors.push(error);
-        Status::invalid("meta.k8s.io", "ListOptions", "", &errors)
+        Err(Status::invalid("meta.k8s.io", "ListOptions", "", &errors))
     };
-    if !rule.is_empty() {
-        let path = "resourceVersionMatch";
-        if version.is_empty() {
-            let why = "resourceVersionMatch is forbidden unless resourceVersion is provided";
-            return Err(invalid(path, crate::field::FieldError::forbidden(path, why)));
-        }
-        if !matches!(rule, "Exact" | "NotOlderThan") {
-            let known = ["Exact", "NotOlderThan", ""];
-            return Err(invalid(path, crate::field::FieldError::not_supported(path, rule, &known)));
-        }
-        if rule == "Exact" && version == "0" {
-            let why = "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"";
-            return Err(invalid(path, crate::field::FieldError::forbidden(path, why)));
-        }
+    let path = "resourceVersionMatch";
+    if !matches!(rule, "" | "Exact" | "NotOlderThan") {
+        return invalid(FieldError::not_supported(path, rule, &["Exact", "NotOlderThan", ""]));
+    }
+    if !rule.is_empty() && version.is_empty() {
+        let why = "resourceVersionMatch is forbidden unless resourceVersion is provided";
+        return invalid(FieldError::forbidden(path, why));
+    }
+    if (rule, version) == ("Exact", "0") {
+        let why = "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"";
+        return invalid(FieldError::forbidden(path, why));
     }
     let Some(version) = parse_version(version)? else { return Ok(None) };
     let exact = rule == "Exact" || rule.is_empty() && call.query.number("limit")?.unwrap_or(0) > 0;
@@ -246,9 +243,9 @@ fn list_meta(page: &Page) -> Value {
 pub async fn list(call: &Call) -> Result<Answer, Status> {
     let accept = answer::negotiate(call)?;
     if call.query.flag("sendInitialEvents") {
-        let mut errors = crate::field::FieldErrors::new();
+        let mut errors = FieldErrors::new();
         let why = "sendInitialEvents is forbidden for list";
-        errors.push(crate::field::FieldError::forbidden("sendInitialEvents", why));
+        errors.push(FieldError::forbidden("sendInitialEvents", why));
         return Err(Status::invalid("meta.k8s.io", "ListOptions", "", &errors));
     }
     let page = page(call, &Filter::of(call)?).await?;

@@ -180,10 +180,12 @@ pub fn check_fields(
     duplicates: &[Duplicate],
 ) -> Result<(), Status> {
     let mode = field_validation(call.query.get("fieldValidation"))?;
-    let Some(ty) = Table::builtin().kind(expected.group, expected.version, expected.kind) else {
-        return Ok(());
-    };
-    let found = validate::fields(ty, object, duplicates, mode);
+    let Some(ty) = type_of(&call.row, expected) else { return Ok(()) };
+    let mut found = validate::fields(ty, object, duplicates, mode);
+    if call.row.custom {
+        // Wrong types are offences against the schema there: 422 with all others, from the rules of the kind.
+        found.retain(|error| !error.is_fatal());
+    }
     if let Some(why) = validate::refusal(&found, mode) {
         return Err(Status::bad_request(format!(
             "{} in version {:?} cannot be handled as a {}: {why}",

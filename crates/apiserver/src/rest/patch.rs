@@ -51,7 +51,7 @@ impl Patch {
             "application/json-patch+json" => Ok(Patch::Json(parse()?)),
             "application/merge-patch+json" => Ok(Patch::Merge(object()?)),
             "application/strategic-merge-patch+json" if !call.row.custom => Ok(Patch::Strategic(object()?)),
-            other => Err(Status::unsupported_media_type(other, &TYPES)),
+            _ => Err(Status::unsupported_media_type(&TYPES)),
         }
     }
 
@@ -69,7 +69,7 @@ impl Patch {
             }
             Patch::Strategic(patch) => {
                 let ty = super::type_of(row, expected);
-                let ty = ty.ok_or_else(|| Status::unsupported_media_type(TYPES[2], &TYPES[..2]))?;
+                let ty = ty.ok_or_else(|| Status::unsupported_media_type(&TYPES[..2]))?;
                 patch::strategic(ty, old.clone(), patch).map(|merged| new = merged)
             }
         };

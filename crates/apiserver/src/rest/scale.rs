@@ -11,6 +11,7 @@ use super::update::{self, MakeNew, Part};
 use super::{Expected, check_fields, decode_object};
 use crate::core::Call;
 use crate::field::{FieldError, FieldErrors};
+use crate::jsonpath;
 use crate::object::{self, make_child, meta};
 use crate::resource::Subresource;
 use crate::status::Status;
@@ -28,7 +29,7 @@ pub async fn dispatch(
     let change: MakeNew<'_> = match method.as_str() {
         "GET" | "HEAD" => {
             let object = call.parse(&call.fetch(call.name()).await?)?;
-            return answer::object(call, 200, view(&object));
+            return answer::object(call, 200, view(call, &object));
         }
         "PATCH" => {
             let patch = Patch::read(call, &body)?;
@@ -40,7 +41,7 @@ pub async fn dispatch(
         }
     };
     let stored = update::update(call, call.name(), Part::Computed, &|old| {
-        let mut scale = change(&view(old))?;
+        let mut scale = change(&view(call, old))?;
         check_fields(call, &Expected::from(sub), &mut scale, &[])?;
         scaled(call, old, &scale)
     })
@@ -49,7 +50,7 @@ pub async fn dispatch(
         Stored::Kept(kv) => call.parse(&kv)?,
         Stored::DryRun(value) => value,
     };
-    answer::object(call, 200, view(&object))
+    answer::object(call, 200, view(call, &object))
 }
 
 /// The object with the replicas of a Scale.
@@ -62,12 +63,24 @@ fn scaled(call: &Call, old: &Value, scale: &Value) -> Result<Value, Status> {
     }
     let mut new = old.clone();
     object::set_meta(&mut new, "resourceVersion", scale["metadata"]["resourceVersion"].clone());
-    make_child(&mut new, "spec").insert("replicas".into(), replicas.into());
+    match &call.row.scale_paths {
+        // Paths of definitions are plain fields below spec.
+        Some(paths) => set_path(&mut new, &paths.spec, replicas.into()),
+        None => drop(make_child(&mut new, "spec").insert("replicas".into(), replicas.into())),
+    }
     Ok(new)
 }
 
+fn set_path(object: &mut Value, path: &str, value: Value) {
+    let mut place = object;
+    for key in path.split('.').filter(|k| !k.is_empty()) {
+        place = object::entry(place, key);
+    }
+    *place = value;
+}
+
 /// The Scale of an object.
-fn view(object: &Value) -> Value {
+fn view(call: &Call, object: &Value) -> Value {
     let mut metadata = Map::new();
     for key in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
         if !meta(object, key).is_empty() {
@@ -75,14 +88,28 @@ fn view(object: &Value) -> Value {
         }
     }
     let mut spec = Map::new();
-    if let Some(replicas) = object["spec"]["replicas"].as_i64().filter(|r| *r != 0) {
+    let (wanted, current, selector) = match &call.row.scale_paths {
+        Some(paths) => {
+            let number = |path: &str| jsonpath::find(object, path).and_then(Value::as_i64);
+            let selector =
+                jsonpath::find(object, &paths.selector).and_then(Value::as_str).unwrap_or_default();
+            let selector = if paths.selector.is_empty() { "" } else { selector };
+            (number(&paths.spec), number(&paths.status), selector.to_owned())
+        }
+        None => (
+            object["spec"]["replicas"].as_i64(),
+            object["status"]["replicas"].as_i64(),
+            selector_text(&object["spec"]["selector"]),
+        ),
+    };
+    if let Some(replicas) = wanted.filter(|r| *r != 0) {
         spec.insert("replicas".into(), replicas.into());
     }
     json!({
         "kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": metadata, "spec": spec,
         "status": {
-            "replicas": object["status"]["replicas"].as_i64().unwrap_or(0),
-            "selector": selector_text(&object["spec"]["selector"]),
+            "replicas": current.unwrap_or(0),
+            "selector": selector,
         },
     })
 }

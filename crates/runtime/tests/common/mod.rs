@@ -158,7 +158,10 @@ impl Node {
     pub async fn finish(self) {
         let pid = self.runtime.pid();
         self.runtime.clone().shutdown().await.unwrap();
-        assert!(!Path::new(&format!("/proc/{pid}")).exists(), "the shim is gone");
+        // Until its parent has waited for it, a dead process still has an entry.
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let is_dead = stat.rsplit_once(") ").is_none_or(|(_, state)| state.starts_with('Z'));
+        assert!(is_dead, "the shim is gone");
         self.nothing_is_left();
     }
 
