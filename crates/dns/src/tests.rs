@@ -300,9 +300,6 @@ proptest! {
     }
 }
 
-#[path = "../../proxy/tests/support/fake_api.rs"]
-mod fake_api;
-
 #[tokio::test(flavor = "multi_thread")]
 async fn the_whole_server_follows_the_api() {
     const SERVICES: &str = "/api/v1/services";
@@ -311,7 +308,7 @@ async fn the_whole_server_follows_the_api() {
     let service =
         |ip: &str| json!({"metadata": {"name": "web", "namespace": "default"}, "spec": {"clusterIP": ip}});
     let namespace = json!({"metadata": {"name": "default"}});
-    let api = fake_api::FakeApi::new([
+    let api = testkit::fake_api::FakeApi::new([
         (SERVICES, vec![service("10.96.0.7")]),
         (SLICES, vec![]),
         (NAMESPACES, vec![namespace]),

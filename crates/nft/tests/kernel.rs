@@ -11,15 +11,9 @@ use nft::conntrack::{self, IpFamily};
 use nft::rule::{ct_state, ct_status, fib_type};
 use nft::*;
 
-/// Runs `body` on a thread of its own in a new network namespace, which ends with the thread.
+/// Runs `body` in a new network namespace, which ends with it.
 fn in_netns<R: Send>(body: impl FnOnce() -> R + Send) -> R {
-    std::thread::scope(|scope| {
-        let thread = scope.spawn(|| {
-            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("tests need root");
-            body()
-        });
-        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })
+    testkit::netns::Netns::new().within(body)
 }
 
 fn run(command: &str) -> String {

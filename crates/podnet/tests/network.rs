@@ -7,18 +7,12 @@ use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use ipnet::{IpNet, Ipv4Net};
-use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrIn, sockopt};
 use podnet::{Error, HostNetwork, NodeNetwork, PodNetwork, bridge, used_networks, within};
 
 /// A fresh network namespace, alive as long as its descriptor.
 fn netns() -> OwnedFd {
-    std::thread::spawn(|| {
-        unshare(CloneFlags::CLONE_NEWNET).expect("these tests need root");
-        std::fs::File::open("/proc/thread-self/ns/net").unwrap().into()
-    })
-    .join()
-    .unwrap()
+    testkit::netns::Netns::new().into()
 }
 
 fn inside<T: Send>(netns: &OwnedFd, work: impl FnOnce() -> T + Send) -> T {

@@ -2,15 +2,12 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-#[path = "support/fake_api.rs"]
-mod fake_api;
-
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use fake_api::FakeApi;
 use proxy::{HostPort, Protocol, ProxyConfig};
 use serde_json::{Value, json};
+use testkit::fake_api::FakeApi;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -93,11 +90,8 @@ async fn follows() {
 
 #[test]
 fn rules_follow_the_api() {
-    std::thread::spawn(|| {
-        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("tests need root");
+    testkit::netns::Netns::new().within(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(follows());
-    })
-    .join()
-    .unwrap();
+    });
 }

@@ -3,56 +3,31 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use nix::sched::{CloneFlags, setns, unshare};
 use proxy::layout;
 use proxy::model::*;
 use proxy::sync::Kernel;
+use testkit::netns::Netns;
 
-/// A network namespace that lives as long as this value.
-struct Ns(File);
+/// A network namespace with clients inside.
+struct Ns(Netns);
+
+impl std::ops::Deref for Ns {
+    type Target = Netns;
+
+    fn deref(&self) -> &Netns {
+        &self.0
+    }
+}
 
 impl Ns {
     fn new() -> Self {
-        let make = || {
-            unshare(CloneFlags::CLONE_NEWNET).expect("tests need root");
-            Self(File::open("/proc/thread-self/ns/net").unwrap())
-        };
-        let ns = std::thread::spawn(make).join().unwrap();
-        ns.sh("ip link set lo up");
-        ns
-    }
-
-    /// Runs `body` on a thread inside.
-    fn within<R: Send>(&self, body: impl FnOnce() -> R + Send) -> R {
-        std::thread::scope(|scope| {
-            let thread = scope.spawn(|| {
-                setns(&self.0, CloneFlags::CLONE_NEWNET).unwrap();
-                body()
-            });
-            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
-    }
-
-    fn sh(&self, script: &str) -> String {
-        self.within(|| {
-            let out = Command::new("sh").args(["-ec", script]).output().unwrap();
-            assert!(out.status.success(), "{script}: {}", String::from_utf8_lossy(&out.stderr));
-            String::from_utf8(out.stdout).unwrap()
-        })
-    }
-
-    /// The name by which `ip` finds it, valid in this process.
-    fn path(&self) -> String {
-        use std::os::fd::AsRawFd;
-        format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
+        Self(Netns::new())
     }
 
     fn tcp(&self, to: &str) -> Result<String, ErrorKind> {

@@ -1,4 +1,6 @@
-//! What tests are made with: a cluster of their own, the real kubectl, images, and proof that nothing is left behind.
+//! What tests are made with: a cluster of their own, the real kubectl, images, and proof that nothing is left behind;
+//! for crates below the binary, network namespaces ([`netns`]) and an API that only tells objects (`fake_api`, a feature
+//! of its own because few tests need what it is built with).
 //!
 //! A failure here is a failed test, so everything panics with the command and what it printed. Nothing skips: a
 //! missing tool fails with the line that installs it.
@@ -6,9 +8,12 @@
 
 pub mod cluster;
 pub mod command;
+#[cfg(feature = "fake-api")]
+pub mod fake_api;
 pub mod images;
 pub mod kubectl;
 pub mod machine;
+pub mod netns;
 
 use std::time::{Duration, Instant};
 

@@ -89,28 +89,11 @@ mod tests {
     use std::io::{Read, Write};
     use std::net::TcpListener;
 
-    /// A fresh network namespace with its loopback up and a listener; it lives as long as the descriptor.
+    /// A fresh network namespace and a listener in it; it lives as long as the descriptor.
     fn namespace() -> (OwnedFd, TcpListener) {
-        let made = std::thread::spawn(|| {
-            nix::sched::unshare(CloneFlags::CLONE_NEWNET).expect("tests of namespaces run as root");
-            lo_up();
-            let netns = std::fs::File::open("/proc/thread-self/ns/net").unwrap().into();
-            (netns, TcpListener::bind("127.0.0.1:0").unwrap())
-        });
-        made.join().unwrap()
-    }
-
-    fn lo_up() {
-        let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
-        // SAFETY: ifreq is plain data for which zeroes are valid.
-        let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-        request.ifr_name[0] = b'l' as libc::c_char;
-        request.ifr_name[1] = b'o' as libc::c_char;
-        request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
-        // SAFETY: the socket is open and SIOCSIFFLAGS reads one ifreq, which lives across the call.
-        let result =
-            unsafe { libc::ioctl(std::os::fd::AsRawFd::as_raw_fd(&socket), libc::SIOCSIFFLAGS, &request) };
-        assert_eq!(result, 0);
+        let netns = testkit::netns::Netns::new();
+        let listener = netns.within(|| TcpListener::bind("127.0.0.1:0").unwrap());
+        (netns.into(), listener)
     }
 
     #[test]

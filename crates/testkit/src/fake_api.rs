@@ -1,4 +1,4 @@
-//! An API server of lists and watches only, for components that follow objects; the crate `dns` uses it as well.
+//! An API server of lists and watches only, for components that follow objects.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
