@@ -171,7 +171,7 @@ async fn reconcile(ctx: &Context, key: ObjectKey) -> Result<Outcome, Error> {
     let count = i32::try_from(pods.len()).unwrap_or(i32::MAX);
     let bounds = bounds(&budget, count, || expected(ctx, &pods));
     if let Err(why) = &bounds {
-        let regarding = crate::events::Regarding::of(&*budget);
+        let regarding = client::Regarding::of(&*budget);
         let message = format!("Failed to calculate the number of expected pods: {why}");
         ctx.recorder.warning(COMPONENT, regarding, "CalculateExpectedPodCountFailed", message);
     }

@@ -17,8 +17,8 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::Config;
-use crate::events::Recorder;
 use crate::informers::Informers;
+use client::Recorder;
 
 /// What all controllers share; cloning is cheap.
 #[derive(Clone)]

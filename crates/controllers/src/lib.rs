@@ -11,7 +11,6 @@ mod daemonset;
 mod deployment;
 mod disruption;
 mod endpoints;
-mod events;
 mod expectations;
 #[cfg(test)]
 mod fake;
@@ -42,9 +41,9 @@ use kube::Client;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::events::Recorder;
 use crate::informers::Informers;
 use crate::kit::Context;
+use client::Recorder;
 
 /// What the controllers need to know of the cluster.
 #[derive(Debug, Clone)]

@@ -13,13 +13,13 @@ use kube::{Api, Resource};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::events::Regarding;
 use crate::expectations::Expectations;
 use crate::kit::{
     Context, Doing, Error, delete_uid, is_conflict, is_namespace_terminating, is_not_found, message_of,
     patch, post, unless_gone,
 };
 use crate::meta;
+use client::Regarding;
 
 /// What one run of a controller does to Pods, noted in its expectations.
 pub(crate) struct PodControl<'a> {

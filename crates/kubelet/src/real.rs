@@ -196,7 +196,7 @@ impl Images for ImageStore {
 
 /// The Pod network; its work is blocking and short.
 #[derive(Clone)]
-pub struct PodNet(pub Arc<podnet::PodNetwork>);
+pub struct PodNet(Arc<podnet::PodNetwork>);
 
 impl std::fmt::Debug for PodNet {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -205,31 +205,47 @@ impl std::fmt::Debug for PodNet {
 }
 
 impl PodNet {
-    async fn blocking<T: Send + 'static>(
+    /// The network of the node whose namespace this is; Pods get addresses of `ranges`.
+    ///
+    /// # Errors
+    /// When the namespace's links cannot be read.
+    pub async fn open(netns: Arc<OwnedFd>, ranges: Vec<ipnet::IpNet>) -> Result<Self, EdgeError> {
+        let work = move || podnet::PodNetwork::open(netns.as_fd(), &ranges);
+        Ok(Self(Arc::new(blocking("reading the node's links", work).await?)))
+    }
+
+    async fn run<T: Send + 'static>(
         &self,
         what: &'static str,
         work: impl FnOnce(&podnet::PodNetwork) -> podnet::Result<T> + Send + 'static,
     ) -> Result<T, EdgeError> {
         let network = self.0.clone();
-        let done = tokio::task::spawn_blocking(move || work(&network)).await;
-        done.map_err(|e| EdgeError::new(what, e))?.map_err(|e| EdgeError::new(what, e))
+        blocking(what, move || work(&network)).await
     }
+}
+
+async fn blocking<T: Send + 'static>(
+    what: &'static str,
+    work: impl FnOnce() -> podnet::Result<T> + Send + 'static,
+) -> Result<T, EdgeError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|e| EdgeError::new(what, e))?.map_err(|e| EdgeError::new(what, e))
 }
 
 #[async_trait]
 impl Network for PodNet {
     async fn attach(&self, pod_uid: &str, netns: OwnedFd) -> Result<Vec<IpAddr>, EdgeError> {
         let uid = pod_uid.to_string();
-        self.blocking("connecting the Pod", move |network| network.attach(netns.as_fd(), &uid)).await
+        self.run("connecting the Pod", move |network| network.attach(netns.as_fd(), &uid)).await
     }
 
     async fn detach(&self, pod_uid: &str) -> Result<(), EdgeError> {
         let uid = pod_uid.to_string();
-        self.blocking("disconnecting the Pod", move |network| network.detach(&uid)).await
+        self.run("disconnecting the Pod", move |network| network.detach(&uid)).await
     }
 
     async fn adopt(&self, pod_uid: &str, addresses: &[IpAddr]) -> Result<(), EdgeError> {
         let (uid, addresses) = (pod_uid.to_string(), addresses.to_vec());
-        self.blocking("taking over the Pod's addresses", move |network| network.adopt(&uid, &addresses)).await
+        self.run("taking over the Pod's addresses", move |network| network.adopt(&uid, &addresses)).await
     }
 }

@@ -3,11 +3,15 @@
 //! The form that upstream writes: no fraction, the largest suffix of the family that was used (binary `Ki..Ei`, decimal
 //! `n..E`, or an exponent that is a multiple of three) for which the mantissa is whole; less than nano is rounded up.
 
+/// The sentence for what is no number at all.
+pub const MALFORMED: &str =
+    "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'";
+
 /// Why a text is no quantity; the texts are upstream's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum QuantityError {
     /// Not a number.
-    #[error("quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'")]
+    #[error("{MALFORMED}")]
     Format,
     /// A number, but no suffix that exists.
     #[error("unable to parse quantity's suffix")]
@@ -104,6 +108,14 @@ pub fn canonical(text: &str) -> Result<String, QuantityError> {
     Ok(format!("{number}{suffix}"))
 }
 
+/// The value in billionths, rounded up: exact for all that the API allows.
+///
+/// # Errors
+/// For what is no quantity.
+pub fn nanos(text: &str) -> Result<i128, QuantityError> {
+    Ok(parse(text)?.0)
+}
+
 /// The value in thousandths, rounded up: what limits and requests of CPU are counted in.
 pub fn milli(text: &str) -> Result<i128, QuantityError> {
     const MILLION: i128 = 1_000_000;
@@ -171,6 +183,8 @@ mod tests {
     #[test]
     fn counted() {
         assert_eq!((milli("1.5").unwrap(), milli("100u").unwrap(), milli("2").unwrap()), (1500, 1, 2000));
+        assert_eq!((milli("1E-2").unwrap(), milli("2E").unwrap()), (10, 2_000_000_000_000_000_000_000));
+        assert_eq!((nanos("1.5Ki").unwrap(), nanos("0.0000000001").unwrap()), (1_536_000_000_000, 1));
         assert_eq!(
             (units("1Gi").unwrap(), units("100m").unwrap(), units("-1500m").unwrap()),
             (1 << 30, 1, -1)
@@ -178,6 +192,11 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn no_text_panics(text in "[-+]?[0-9.]{0,40}([eEinumkKMGTP]{0,2}[-+]?[0-9]{0,4})|.*") {
+            let _ = (canonical(&text), milli(&text), units(&text));
+        }
+
         #[test]
         fn canonical_is_a_fixed_point_of_the_same_value(mantissa in 0u64..1_000_000_000, fraction in 0u32..1000, suffix in 0usize..17) {
             let names: Vec<&str> = DECIMAL.iter().map(|(name, _)| *name).chain(BINARY.iter().map(|(name, _)| *name)).chain(["e3"]).collect();

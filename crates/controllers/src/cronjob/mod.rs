@@ -10,13 +10,13 @@ use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 
 use self::plan::{plan, reference};
-use crate::events::Regarding;
 use crate::expectations::Expectations;
 use crate::kit::{
     Context, Doing, Error, delete_uid, is_already_exists, is_conflict, is_namespace_terminating, message_of,
     post, unless_gone,
 };
 use crate::meta;
+use client::Regarding;
 
 const COMPONENT: &str = "cronjob-controller";
 

@@ -18,12 +18,12 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use self::plan::{Plan, Wish, belongs, by_node, place, pod_for, roll, status};
-use crate::events::Regarding;
 use crate::expectations::Expectations;
 use crate::history::{self, Synced};
 use crate::kit::{Context, Doing, Error, patch, status_patch, unless_gone};
 use crate::podcontrol::{PodControl, claim};
 use crate::{meta, pods};
+use client::Regarding;
 
 const COMPONENT: &str = "daemonset-controller";
 const FIRST_PAUSE: Duration = Duration::from_secs(1);

@@ -21,13 +21,13 @@ use kube::core::SelectorExt;
 use serde_json::json;
 
 use self::plan::{Action, plan};
-use crate::events::Regarding;
 use crate::expectations::Expectations;
 use crate::kit::{
     Context, Doing, Error, delete_uid, is_already_exists, message_of, patch, post, status_patch, unless_gone,
 };
 use crate::podcontrol::claim;
 use crate::{meta, pods};
+use client::Regarding;
 
 const COMPONENT: &str = "deployment-controller";
 

@@ -12,12 +12,12 @@ use super::select::{Backend, Family, Port, families, select};
 use super::slices::target;
 use super::trigger::Triggers;
 use super::{HEADLESS, TRIGGER_TIME, has_cluster_ip, selector_of, services_of};
-use crate::events::Regarding;
 use crate::expectations::Expectations;
 use crate::kit::{
     Context, Doing, Error, is_already_exists, is_namespace_terminating, message_of, post, unless_gone,
 };
 use crate::{meta, pods};
+use client::Regarding;
 
 const COMPONENT: &str = "endpoint-controller";
 const MANAGED_BY: &str = "endpoints.kubernetes.io/managed-by";

@@ -12,12 +12,12 @@ use super::packing::{Envelope, Wanted, Write, pack};
 use super::select::{Backend, families, select};
 use super::trigger::Triggers;
 use super::{HEADLESS, MANAGED_BY, SERVICE_NAME, has_cluster_ip, selector_of, services_of};
-use crate::events::Regarding;
 use crate::expectations::Expectations;
 use crate::kit::{
     Context, Doing, Error, delete_uid, is_namespace_terminating, message_of, post, unless_gone,
 };
 use crate::meta::{self, Map};
+use client::Regarding;
 
 const COMPONENT: &str = "endpoint-slice-controller";
 const MANAGER: &str = "endpointslice-controller.k8s.io";

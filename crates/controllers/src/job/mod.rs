@@ -21,11 +21,11 @@ use serde_json::json;
 
 use self::indexes::INDEX;
 use self::plan::{Plan, TRACKING, finished_at, plan, tracked};
-use crate::events::Regarding;
 use crate::expectations::Expectations;
 use crate::kit::{Context, Doing, Error, delete_uid, is_conflict, patch, post, unless_gone};
 use crate::podcontrol::{PodControl, claim};
 use crate::{meta, pods};
+use client::Regarding;
 
 const COMPONENT: &str = "job-controller";
 const OUR_NAME: &str = "kubernetes.io/job-controller";

@@ -10,10 +10,10 @@ use parking_lot::Mutex;
 use serde_json::json;
 use std::collections::HashSet;
 
-use crate::events::Regarding;
 use crate::kit::{Context, Doing, Error, delete_uid, is_conflict, patch, unless_gone};
 use crate::nodematch::tolerates;
 use crate::{meta, pods};
+use client::Regarding;
 
 const COMPONENT: &str = "taint-eviction-controller";
 

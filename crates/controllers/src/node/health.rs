@@ -17,9 +17,9 @@ use parking_lot::Mutex;
 use serde_json::json;
 use tokio::time::Instant;
 
-use crate::events::Regarding;
 use crate::kit::{Context, Doing, Error, patch, unless_gone};
 use crate::{meta, pods};
+use client::Regarding;
 
 const COMPONENT: &str = "node-controller";
 /// How long a node may be silent.

@@ -10,9 +10,9 @@ use kube::api::Patch;
 use parking_lot::Mutex;
 use serde_json::json;
 
-use crate::events::Regarding;
 use crate::kit::{Context, Doing, Error, patch, unless_gone};
 use crate::meta;
+use client::Regarding;
 
 const COMPONENT: &str = "cidrAllocator";
 

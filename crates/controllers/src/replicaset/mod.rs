@@ -18,11 +18,11 @@ use kube::core::SelectorExt;
 
 use self::kind::{Failure, Replicator};
 use self::plan::{Action, count, plan};
-use crate::events::Regarding;
 use crate::expectations::Expectations;
 use crate::kit::{Context, Doing, Error, message_of, post, unless_gone};
 use crate::podcontrol::{PodControl, claim};
 use crate::{meta, pods};
+use client::Regarding;
 
 /// Runs the ReplicaSet controller until the stop.
 pub(crate) async fn run(ctx: Context) {

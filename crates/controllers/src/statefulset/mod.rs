@@ -16,7 +16,6 @@ use kube::api::Patch;
 use serde_json::json;
 
 use self::plan::{Action, Revision, missing_labels, plan, status};
-use crate::events::Regarding;
 use crate::expectations::Expectations;
 use crate::history::{self, HASH_LABEL, History, Synced};
 use crate::kit::{
@@ -25,6 +24,7 @@ use crate::kit::{
 };
 use crate::podcontrol::claim;
 use crate::{meta, pods};
+use client::Regarding;
 
 const COMPONENT: &str = "statefulset-controller";
 

@@ -16,6 +16,7 @@ use k8s_openapi::api::core::v1::{Event, Pod};
 use kube::Api;
 use kube::api::{DeleteParams, PostParams};
 use kubelet::edge::{EdgeError, Image, Images, PullSecret};
+use kubelet::real::PodNet;
 use kubelet::spec::ImageConfig;
 use kubelet::{Config, Kubelet};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
@@ -122,13 +123,13 @@ pub struct Node {
     pub inside: Option<tokio::runtime::Runtime>,
     api: Arc<apiserver::ApiServer>,
     options: ShimOptions,
-    network: Arc<podnet::PodNetwork>,
+    network: PodNet,
     kubelet: Option<(CancellationToken, tokio::task::JoinHandle<Result<(), kubelet::Error>>)>,
     guard: Guard,
 }
 
 /// A shim with its network, and threads inside.
-async fn boot(options: &ShimOptions) -> (Runtime, Guard, Arc<podnet::PodNetwork>, tokio::runtime::Runtime) {
+async fn boot(options: &ShimOptions) -> (Runtime, Guard, PodNet, tokio::runtime::Runtime) {
     let (runtime, _) = Runtime::start_or_connect(options.clone()).await.unwrap();
     let guard = Guard(runtime.pid());
     let netns = runtime.node_netns().await.unwrap();
@@ -141,11 +142,14 @@ async fn boot(options: &ShimOptions) -> (Runtime, Guard, Arc<podnet::PodNetwork>
     })
     .unwrap();
     let range: ipnet::IpNet = "10.244.0.0/24".parse().unwrap();
-    let network = Arc::new(podnet::PodNetwork::open(netns.as_fd(), &[range]).unwrap());
+    let netns = Arc::new(netns);
+    let network = PodNet::open(netns.clone(), vec![range]).await.unwrap();
     let inside = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
-        .on_thread_start(move || nix::sched::setns(&netns, nix::sched::CloneFlags::CLONE_NEWNET).unwrap())
+        .on_thread_start(move || {
+            nix::sched::setns(netns.as_ref(), nix::sched::CloneFlags::CLONE_NEWNET).unwrap()
+        })
         .build()
         .unwrap();
     (runtime, guard, network, inside)
@@ -259,7 +263,7 @@ impl Node {
             containers: Arc::new(runtime),
             events,
             images: Arc::new(Busybox(at("busybox"))),
-            network: Arc::new(kubelet::real::PodNet(self.network.clone())),
+            network: Arc::new(self.network.clone()),
             defaults: kubelet::real::defaults().unwrap(),
             tls: self.pki.server(),
             host_ports: watch::Sender::new(Vec::new()),

@@ -182,6 +182,7 @@ fn become_daemon(run_dir: &Path) -> std::io::Result<()> {
             return Err(std::io::Error::last_os_error());
         }
     }
+    #[expect(clippy::disallowed_methods, reason = "what the daemon read must not reach containers")]
     for (name, _) in std::env::vars_os() {
         // SAFETY: this process has a single thread.
         unsafe { std::env::remove_var(name) };

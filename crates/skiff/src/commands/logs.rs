@@ -17,14 +17,16 @@ pub fn run(name: &str, follow: bool, lines: Option<usize>) -> anyhow::Result<()>
     file.read_to_end(&mut text).with_context(read)?;
     let mut out = std::io::stdout().lock();
     out.write_all(last_lines(&text, lines))?;
-    while follow {
+    if !follow {
+        return Ok(());
+    }
+    loop {
         out.flush()?;
         std::thread::sleep(Duration::from_millis(200));
         text.clear();
         file.read_to_end(&mut text).with_context(read)?;
         out.write_all(&text)?;
     }
-    Ok(())
 }
 
 fn last_lines(text: &[u8], lines: Option<usize>) -> &[u8] {

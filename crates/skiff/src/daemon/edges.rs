@@ -2,14 +2,14 @@
 //! service proxy's host ports.
 
 use std::net::IpAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::Node;
 use kube::{Api, Client};
 use kubelet::edge::{EdgeError, Image, Images, Network, PullSecret};
-use podnet::PodNetwork;
+use kubelet::real::PodNet;
 use tokio::runtime::Handle;
 use tokio::sync::{OnceCell, watch};
 
@@ -18,7 +18,7 @@ pub struct NodePods {
     client: Client,
     node_name: String,
     netns: Arc<OwnedFd>,
-    network: OnceCell<Arc<PodNetwork>>,
+    network: OnceCell<PodNet>,
 }
 
 impl NodePods {
@@ -27,11 +27,11 @@ impl NodePods {
         Self { client, node_name, netns, network: OnceCell::new() }
     }
 
-    async fn network(&self) -> Result<Arc<PodNetwork>, EdgeError> {
-        self.network.get_or_try_init(|| self.open()).await.cloned()
+    async fn network(&self) -> Result<&PodNet, EdgeError> {
+        self.network.get_or_try_init(|| self.open()).await
     }
 
-    async fn open(&self) -> Result<Arc<PodNetwork>, EdgeError> {
+    async fn open(&self) -> Result<PodNet, EdgeError> {
         let nodes: Api<Node> = Api::all(self.client.clone());
         let ranges_of =
             |node: &Node| node.spec.as_ref().and_then(|s| s.pod_cidrs.clone()).unwrap_or_default();
@@ -41,35 +41,22 @@ impl NodePods {
         let ranges = node.as_ref().map(ranges_of).unwrap_or_default();
         let ranges: Result<Vec<ipnet::IpNet>, _> = ranges.iter().map(|r| r.parse()).collect();
         let ranges = ranges.map_err(|e| EdgeError::new("reading the node's podCIDRs", e))?;
-        let netns = self.netns.clone();
-        let opened = blocking(move || PodNetwork::open(netns.as_fd(), &ranges)).await?;
-        Ok(Arc::new(opened))
+        PodNet::open(self.netns.clone(), ranges).await
     }
-}
-
-/// Netlink calls block for a millisecond or two; they have threads of their own.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> podnet::Result<T> + Send + 'static,
-) -> Result<T, EdgeError> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|e| EdgeError(e.to_string()))?.map_err(|e| EdgeError(e.to_string()))
 }
 
 #[async_trait]
 impl Network for NodePods {
     async fn attach(&self, pod_uid: &str, netns: OwnedFd) -> Result<Vec<IpAddr>, EdgeError> {
-        let (network, uid) = (self.network().await?, pod_uid.to_owned());
-        blocking(move || network.attach(netns.as_fd(), &uid)).await
+        self.network().await?.attach(pod_uid, netns).await
     }
 
     async fn detach(&self, pod_uid: &str) -> Result<(), EdgeError> {
-        let (network, uid) = (self.network().await?, pod_uid.to_owned());
-        blocking(move || network.detach(&uid)).await
+        self.network().await?.detach(pod_uid).await
     }
 
     async fn adopt(&self, pod_uid: &str, addresses: &[IpAddr]) -> Result<(), EdgeError> {
-        let (network, uid, addresses) = (self.network().await?, pod_uid.to_owned(), addresses.to_owned());
-        blocking(move || network.adopt(&uid, &addresses)).await
+        self.network().await?.adopt(pod_uid, addresses).await
     }
 }
 
