@@ -52,3 +52,10 @@ pub fn make_public_dir(path: &Path) -> Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     std::fs::DirBuilder::new().recursive(true).mode(0o755).create(path).map_err(at("create directory", path))
 }
+
+/// Makes a directory that only its owner may enter, or closes the one that is there.
+pub fn make_private_dir(path: &Path) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    make_dir(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700)).map_err(at("chmod", path))
+}

@@ -105,6 +105,9 @@ pub fn ask(
     let mut stream = match UnixStream::connect(socket) {
         Ok(stream) => stream,
         Err(e) if matches!(e.kind(), NotFound | ConnectionRefused) => return Ok(None),
+        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
+            anyhow::bail!("the cluster is root's; run it as: sudo skiff ...");
+        }
         Err(e) => return Err(e).with_context(|| format!("connect to the daemon at {}", socket.display())),
     };
     let line = serde_json::to_string(request)? + "\n";

@@ -29,6 +29,7 @@ fn a_cluster_from_start_to_delete() {
         it_scales(&kubectl);
         bad_input_is_answered_as_upstream_does(&kubectl);
         every_kubectl_speaks_to_it(&kubectl);
+        secrets_are_roots_alone();
         a_second_start_changes_nothing(&cluster);
         a_killed_daemon_loses_no_acknowledged_write(&cluster, &kubectl);
         a_stop_keeps_what_the_cluster_remembers(&cluster, &kubectl);
@@ -162,6 +163,19 @@ fn every_kubectl_speaks_to_it(kubectl: &Kubectl) {
         this.out("label configmap said seen=yes");
         this.out("delete configmap said");
         assert_eq!(this.out("exec testpod -- echo hello"), "hello\n", "{shown}");
+    }
+}
+
+fn secrets_are_roots_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = |path: &str| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    for dir in ["/run/skiff/e2e", "/var/lib/skiff/e2e/pki", "/var/lib/skiff/e2e/images"] {
+        assert_eq!(mode(dir), 0o700, "{dir}");
+    }
+    for file in
+        ["/var/lib/skiff/e2e/store.redb", "/var/lib/skiff/e2e/pki/ca.key", "/var/lib/skiff/e2e/daemon.log"]
+    {
+        assert_eq!(mode(file), 0o600, "{file}");
     }
 }
 

@@ -76,6 +76,11 @@ fn processes() -> BTreeSet<String> {
     let ours = dirs.filter_map(|e| {
         let comm = std::fs::read_to_string(e.path().join("comm")).ok()?;
         let cgroup = std::fs::read_to_string(e.path().join("cgroup")).unwrap_or_default();
+        // A dead process that its parent has not yet waited for is nothing that was left.
+        let stat = std::fs::read_to_string(e.path().join("stat")).unwrap_or_default();
+        if stat.rsplit_once(") ").is_none_or(|(_, state)| state.starts_with('Z')) {
+            return None;
+        }
         let is_ours = comm.trim() == "skiff" || comm.starts_with("skiff-shim") || cgroup.contains("/skiff/");
         is_ours.then(|| format!("{} {}", e.file_name().to_string_lossy(), comm.trim()))
     });

@@ -40,7 +40,10 @@ fn supervise(profile: &Profile, report: Arc<Report>) -> anyhow::Result<()> {
     let _ = nix::unistd::setsid();
     log_to_stderr();
     cluster::files::make_public_dir(&profile.state_dir)?;
-    cluster::files::make_public_dir(&profile.run_dir)?;
+    // Containers' specifications lie here, and with them what Secrets put into environments.
+    cluster::files::make_private_dir(&profile.run_dir)?;
+    // Layers hold set-uid programs that are the containers' alone.
+    cluster::files::make_private_dir(&profile.images())?;
     let _lock = node::lock(profile)?;
     let host = node::runtime("host", 1, None)?;
     let stop = CancellationToken::new();
