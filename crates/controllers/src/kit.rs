@@ -8,7 +8,7 @@ use std::fmt::Debug;
 use std::future::Future;
 use std::sync::Arc;
 
-use client::{Change, Informer, ObjectKey, Outcome, WorkQueue};
+use client::{Change, Informer, ObjectKey, Outcome, Recorder, WorkQueue};
 use k8s_openapi::NamespaceResourceScope;
 use kube::api::{DeleteParams, PatchParams, PostParams, Preconditions, PropagationPolicy};
 use kube::{Api, Client, Resource};
@@ -18,7 +18,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Config;
 use crate::informers::Informers;
-use client::Recorder;
 
 /// What all controllers share; cloning is cheap.
 #[derive(Clone)]

@@ -37,13 +37,13 @@ mod statefulset;
 
 use std::sync::Arc;
 
+use client::Recorder;
 use kube::Client;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::informers::Informers;
 use crate::kit::Context;
-use client::Recorder;
 
 /// What the controllers need to know of the cluster.
 #[derive(Debug, Clone)]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use client::ObjectKey;
+use client::{ObjectKey, Regarding};
 use futures::future::join_all;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::Pod;
@@ -19,7 +19,6 @@ use crate::kit::{
     patch, post, unless_gone,
 };
 use crate::meta;
-use client::Regarding;
 
 /// What one run of a controller does to Pods, noted in its expectations.
 pub(crate) struct PodControl<'a> {

@@ -266,7 +266,7 @@ async fn a_shim_that_dies_leaves_nothing_to_the_next() {
     assert!(matches!(node.runtime.list().await, Err(Error::Disconnected(_))));
     (node.runtime, node.events) = Runtime::start_or_connect(node.options.clone()).await.unwrap();
     assert_ne!(node.runtime.pid(), shim.as_raw());
-    node.guard = common::Guard(node.runtime.pid());
+    node.guard = testkit::node::ShimGuard(node.runtime.pid());
     let orphan = std::fs::read_to_string(format!("/proc/{}/stat", status.pid)).unwrap_or_default();
     assert!(
         !orphan.contains("(sleep) S"),

@@ -3,7 +3,7 @@
 //! Only the shape is taken: which fields there are, what they hold, how apply sees their lists. Constraints on values
 //! (enum, pattern, bounds) are not the table's.
 
-use crate::table::{Field, Kind, ListType, Strategy, Table, TypeData};
+use crate::table::{Field, Kind, ListType, Table, TypeData};
 use serde_json::{Map, Value};
 use std::borrow::Cow;
 
@@ -147,23 +147,7 @@ fn is_true(schema: &Value, name: &str) -> bool {
 }
 
 fn plain(name: &str, kind: Kind) -> Field {
-    Field {
-        name: Cow::Owned(name.to_owned()),
-        number: 0,
-        kind,
-        pointer: true,
-        omitempty: true,
-        nullable: false,
-        required: false,
-        atomic: false,
-        list: None,
-        keys: Vec::new(),
-        merge_key: None,
-        strategy: Strategy::default(),
-        default: None,
-        go_type: None,
-        doc: u32::MAX,
-    }
+    Field { pointer: true, omitempty: true, ..Field::new(Cow::Owned(name.to_owned()), 0, kind) }
 }
 
 fn remap(kind: &mut Kind, ids: &[(u32, u32)]) {

@@ -135,6 +135,27 @@ pub struct Field {
 }
 
 impl Field {
+    /// An optional field with no marker, default or description.
+    pub(crate) fn new(name: Text, number: u32, kind: Kind) -> Self {
+        Self {
+            name,
+            number,
+            kind,
+            pointer: false,
+            omitempty: false,
+            nullable: false,
+            required: false,
+            atomic: false,
+            list: None,
+            keys: Vec::new(),
+            merge_key: None,
+            strategy: Strategy::default(),
+            default: None,
+            go_type: None,
+            doc: u32::MAX,
+        }
+    }
+
     /// What it means, in prose.
     pub fn description(&self) -> Option<String> {
         descriptions::get(self.doc)

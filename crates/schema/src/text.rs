@@ -81,23 +81,7 @@ fn field_line(line: &'static str, doc: u32, ids: &HashMap<&str, u32>) -> Option<
     let name = Cow::Borrowed(words.next()?);
     let number = words.next()?.parse().ok()?;
     let kind = kind(words.next()?, ids)?;
-    let mut field = Field {
-        name,
-        number,
-        kind,
-        pointer: false,
-        omitempty: false,
-        nullable: false,
-        required: false,
-        atomic: false,
-        list: None,
-        keys: Vec::new(),
-        merge_key: None,
-        strategy: Strategy::default(),
-        default: None,
-        go_type: None,
-        doc,
-    };
+    let mut field = Field { doc, ..Field::new(name, number, kind) };
     for flag in words {
         match flag.split_once('=') {
             None => match flag {

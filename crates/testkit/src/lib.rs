@@ -1,5 +1,5 @@
 //! What tests are made with: a cluster of their own, the real kubectl, images, and proof that nothing is left behind;
-//! for crates below the binary, network namespaces ([`netns`]) and an API that only tells objects (`fake_api`, a feature
+//! for crates below the binary, network namespaces ([`netns`]), what stands behind a container ([`node`]) and an API that only tells objects (`fake_api`, a feature
 //! of its own because few tests need what it is built with).
 //!
 //! A failure here is a failed test, so everything panics with the command and what it printed. Nothing skips: a
@@ -14,6 +14,7 @@ pub mod images;
 pub mod kubectl;
 pub mod machine;
 pub mod netns;
+pub mod node;
 
 use std::time::{Duration, Instant};
 

@@ -18,7 +18,6 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::target::{Security, Target};
-use super::tls;
 use crate::core::Call;
 use crate::server::{Body, full};
 use crate::status::Status;

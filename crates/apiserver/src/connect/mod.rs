@@ -5,7 +5,6 @@
 
 mod forward;
 mod target;
-mod tls;
 
 use http::header::{HeaderValue, LOCATION};
 use http::{Method, Request, Response, StatusCode};

@@ -1,4 +1,4 @@
-//! Stored objects for unit tests: a map behind the trait, no defaults, no validation.
+//! For unit tests of rules: stored objects (a map behind the trait, no defaults, no validation), and what rules say.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,7 +9,9 @@ use futures::stream::BoxStream;
 use parking_lot::Mutex;
 use serde_json::Value;
 
+use super::rules::Rules;
 use super::value;
+use crate::field::FieldErrors;
 use crate::identity::{Attributes, Authorizer, Decision, UserInfo};
 use crate::objects::{ObjectChange, Objects};
 use crate::resource::{GroupResource, Resource};
@@ -99,4 +101,12 @@ pub(crate) fn context(resource: Resource, namespace: &str, objects: Arc<dyn Obje
         authorizer: Arc::new(Anything),
         warnings: Arc::default(),
     }
+}
+
+/// What a kind's rules say against an object after defaulting, as text.
+pub fn offences(rules: Rules, mut object: Value) -> String {
+    (rules.default)(&mut object);
+    let mut errors = FieldErrors::new();
+    (rules.validate)(&object, &mut errors);
+    errors.to_string()
 }

@@ -128,15 +128,8 @@ pub const DEFINITION: Rules = Rules {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::super::fake::offences;
     use super::*;
-    use crate::field::FieldErrors;
-
-    fn offences(rules: Rules, mut object: Value) -> String {
-        (rules.default)(&mut object);
-        let mut errors = FieldErrors::new();
-        (rules.validate)(&object, &mut errors);
-        errors.to_string()
-    }
 
     #[test]
     fn budgets_and_autoscalers() {

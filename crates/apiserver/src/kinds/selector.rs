@@ -50,22 +50,7 @@ pub fn validate(selector: &Value, path: &str, errors: &mut FieldErrors) {
 
 fn validate_expression(expression: &Value, path: &str, errors: &mut FieldErrors) {
     let values = list(expression, "values");
-    match text(expression, "operator") {
-        "In" | "NotIn" if values.is_empty() => errors.push(FieldError::required(
-            format!("{path}.values"),
-            "must be specified when `operator` is 'In' or 'NotIn'",
-        )),
-        "Exists" | "DoesNotExist" if !values.is_empty() => errors.push(FieldError::forbidden(
-            format!("{path}.values"),
-            "may not be specified when `operator` is 'Exists' or 'DoesNotExist'",
-        )),
-        "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
-        other => errors.push(FieldError::invalid(
-            format!("{path}.operator"),
-            other,
-            "not a valid selector operator",
-        )),
-    }
+    validate_operator(expression, path, &["In", "NotIn", "Exists", "DoesNotExist"], errors);
     let key = text(expression, "key");
     for message in checks::qualified_name(key) {
         errors.push(FieldError::invalid(format!("{path}.key"), key, message));
@@ -74,6 +59,31 @@ fn validate_expression(expression: &Value, path: &str, errors: &mut FieldErrors)
         for message in checks::label_value(value.as_str().unwrap_or_default()) {
             errors.push(FieldError::invalid(format!("{path}.values[{i}]"), value.clone(), message));
         }
+    }
+}
+
+/// The operator of an expression is one of `known`, and has as many values as it needs.
+pub fn validate_operator(expression: &Value, path: &str, known: &[&str], errors: &mut FieldErrors) {
+    let values = list(expression, "values");
+    let operator = text(expression, "operator");
+    if !known.contains(&operator) {
+        let why = "not a valid selector operator";
+        return errors.push(FieldError::invalid(format!("{path}.operator"), operator, why));
+    }
+    let at = format!("{path}.values");
+    match operator {
+        "In" | "NotIn" if values.is_empty() => {
+            errors.push(FieldError::required(at, "must be specified when `operator` is 'In' or 'NotIn'"));
+        }
+        "Exists" | "DoesNotExist" if !values.is_empty() => {
+            let why = "may not be specified when `operator` is 'Exists' or 'DoesNotExist'";
+            errors.push(FieldError::forbidden(at, why));
+        }
+        "Gt" | "Lt" if values.len() != 1 => {
+            let why = "must be specified single value when `operator` is 'Lt' or 'Gt'";
+            errors.push(FieldError::required(at, why));
+        }
+        _ => {}
     }
 }
 

@@ -5,7 +5,7 @@ mod schedule;
 
 use std::sync::Arc;
 
-use client::{Change, ObjectKey, Outcome, WorkQueue};
+use client::{Change, ObjectKey, Outcome, Regarding, WorkQueue};
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 
@@ -16,7 +16,6 @@ use crate::kit::{
     post, unless_gone,
 };
 use crate::meta;
-use client::Regarding;
 
 const COMPONENT: &str = "cronjob-controller";
 

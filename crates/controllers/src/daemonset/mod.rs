@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use client::{Change, ObjectKey, Outcome, WorkQueue};
+use client::{Change, ObjectKey, Outcome, Regarding, WorkQueue};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{DaemonSet, DaemonSetStatus};
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -23,7 +23,6 @@ use crate::history::{self, Synced};
 use crate::kit::{Context, Doing, Error, patch, status_patch, unless_gone};
 use crate::podcontrol::{PodControl, claim};
 use crate::{meta, pods};
-use client::Regarding;
 
 const COMPONENT: &str = "daemonset-controller";
 const FIRST_PAUSE: Duration = Duration::from_secs(1);

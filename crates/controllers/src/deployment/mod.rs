@@ -12,7 +12,7 @@ mod wish;
 
 use std::sync::Arc;
 
-use client::{Change, ObjectKey, Outcome, WorkQueue};
+use client::{Change, ObjectKey, Outcome, Regarding, WorkQueue};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentStatus, ReplicaSet};
 use k8s_openapi::api::core::v1::Pod;
@@ -27,7 +27,6 @@ use crate::kit::{
 };
 use crate::podcontrol::claim;
 use crate::{meta, pods};
-use client::Regarding;
 
 const COMPONENT: &str = "deployment-controller";
 

@@ -1,23 +1,20 @@
 //! The Endpoints controller: one object per Service, addresses grouped by the ports they share.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
-use client::{ObjectKey, Outcome, WorkQueue};
-use k8s_openapi::api::core::v1::{EndpointAddress, EndpointPort, EndpointSubset, Endpoints, Pod, Service};
+use client::{ObjectKey, Outcome, Regarding, WorkQueue};
+use k8s_openapi::api::core::v1::{EndpointAddress, EndpointPort, EndpointSubset, Endpoints, Service};
 use kube::api::{DeleteParams, ObjectMeta};
-use kube::core::SelectorExt;
 
 use super::select::{Backend, Family, Port, families, select};
 use super::slices::target;
 use super::trigger::Triggers;
-use super::{HEADLESS, TRIGGER_TIME, has_cluster_ip, selector_of, services_of};
+use super::{HEADLESS, TRIGGER_TIME, has_cluster_ip, pods_of, selector_of, services_of};
 use crate::expectations::Expectations;
 use crate::kit::{
     Context, Doing, Error, is_already_exists, is_namespace_terminating, message_of, post, unless_gone,
 };
 use crate::{meta, pods};
-use client::Regarding;
 
 const COMPONENT: &str = "endpoint-controller";
 const MANAGED_BY: &str = "endpoints.kubernetes.io/managed-by";
@@ -182,8 +179,7 @@ async fn reconcile(
     if let Some(wait) = expectations.pending(&key, &ctx.informers.endpoints) {
         return Ok(Outcome::After(wait));
     }
-    let mut pods: Vec<Arc<Pod>> = ctx.informers.pods.list_in(&key.namespace);
-    pods.retain(|pod| selector.matches(meta::labels(&pod.metadata)));
+    let pods = pods_of(ctx, &key, &selector);
     let trigger = triggers.next(&key, &service, pods.iter().map(|p| &**p));
     let backends = select(&service, pods.iter().map(|p| &**p));
     let Some(desired) = desired(&service, current.as_deref(), subsets(&service, &backends), trigger) else {
@@ -216,6 +212,7 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
     use super::*;
     use crate::fixtures::pod;
+    use k8s_openapi::api::core::v1::Pod;
 
     fn show(subsets: &[EndpointSubset]) -> Vec<String> {
         let ips = |l: &Option<Vec<EndpointAddress>>| {

@@ -15,10 +15,13 @@ pub(crate) use classic::run as run_endpoints;
 pub(crate) use mirror::run as run_mirroring;
 pub(crate) use slices::run as run_slices;
 
+use std::sync::Arc;
+
 use client::{Change, Informer, ObjectKey};
 use k8s_openapi::api::core::v1::{Pod, Service};
-use kube::core::SelectorExt;
+use kube::core::{Selector, SelectorExt};
 
+use crate::kit::Context;
 use crate::{meta, pods};
 
 /// On slices: who writes them.
@@ -37,10 +40,17 @@ fn has_cluster_ip(service: &Service) -> bool {
 }
 
 /// The selector of a Service whose endpoints we keep; `None` for selectorless and ExternalName Services.
-fn selector_of(service: &Service) -> Option<kube::core::Selector> {
+fn selector_of(service: &Service) -> Option<Selector> {
     let spec = service.spec.as_ref()?;
     let selector = spec.selector.as_ref().filter(|map| !map.is_empty())?;
     (spec.type_.as_deref() != Some("ExternalName")).then(|| meta::map_selector(selector))
+}
+
+/// The Pods that a Service's selector takes.
+fn pods_of(ctx: &Context, service: &ObjectKey, selector: &Selector) -> Vec<Arc<Pod>> {
+    let mut pods = ctx.informers.pods.list_in(&service.namespace);
+    pods.retain(|pod| selector.matches(meta::labels(&pod.metadata)));
+    pods
 }
 
 /// The Services that a change of a Pod concerns: those that select it, or selected it before.

@@ -1,23 +1,20 @@
 //! The EndpointSlice controller.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
-use client::{Change, ObjectKey, Outcome, WorkQueue};
+use client::{Change, ObjectKey, Outcome, Regarding, WorkQueue};
 use k8s_openapi::api::core::v1::{Node, ObjectReference, Pod, Service};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointSlice};
-use kube::core::SelectorExt;
 
 use super::packing::{Envelope, Wanted, Write, pack};
 use super::select::{Backend, families, select};
 use super::trigger::Triggers;
-use super::{HEADLESS, MANAGED_BY, SERVICE_NAME, has_cluster_ip, selector_of, services_of};
+use super::{HEADLESS, MANAGED_BY, SERVICE_NAME, has_cluster_ip, pods_of, selector_of, services_of};
 use crate::expectations::Expectations;
 use crate::kit::{
     Context, Doing, Error, delete_uid, is_namespace_terminating, message_of, post, unless_gone,
 };
 use crate::meta::{self, Map};
-use client::Regarding;
 
 const COMPONENT: &str = "endpoint-slice-controller";
 const MANAGER: &str = "endpointslice-controller.k8s.io";
@@ -139,8 +136,7 @@ async fn reconcile(
     if let Some(wait) = expectations.pending(&key, &ctx.informers.slices) {
         return Ok(Outcome::After(wait));
     }
-    let mut pods: Vec<Arc<Pod>> = ctx.informers.pods.list_in(&key.namespace);
-    pods.retain(|pod| selector.matches(meta::labels(&pod.metadata)));
+    let pods = pods_of(ctx, &key, &selector);
     let trigger = triggers.next(&key, &service, pods.iter().map(|p| &**p));
     let backends = select(&service, pods.iter().map(|p| &**p));
     let zones = |node: &str| {

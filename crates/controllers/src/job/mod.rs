@@ -11,7 +11,7 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
-use client::{Change, ObjectKey, Outcome, WorkQueue};
+use client::{Change, ObjectKey, Outcome, Regarding, WorkQueue};
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{EnvVar, EnvVarSource, ObjectFieldSelector, Pod};
@@ -25,7 +25,6 @@ use crate::expectations::Expectations;
 use crate::kit::{Context, Doing, Error, delete_uid, is_conflict, patch, post, unless_gone};
 use crate::podcontrol::{PodControl, claim};
 use crate::{meta, pods};
-use client::Regarding;
 
 const COMPONENT: &str = "job-controller";
 const OUR_NAME: &str = "kubernetes.io/job-controller";

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use client::{Change, ObjectKey, Outcome, WorkQueue};
+use client::{Change, ObjectKey, Outcome, Regarding, WorkQueue};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
 use kube::api::Patch;
@@ -13,7 +13,6 @@ use std::collections::HashSet;
 use crate::kit::{Context, Doing, Error, delete_uid, is_conflict, patch, unless_gone};
 use crate::nodematch::tolerates;
 use crate::{meta, pods};
-use client::Regarding;
 
 const COMPONENT: &str = "taint-eviction-controller";
 

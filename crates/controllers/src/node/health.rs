@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use client::{Change, ObjectKey, Outcome, WorkQueue};
+use client::{Change, ObjectKey, Outcome, Regarding, WorkQueue};
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod, Taint};
@@ -19,7 +19,6 @@ use tokio::time::Instant;
 
 use crate::kit::{Context, Doing, Error, patch, unless_gone};
 use crate::{meta, pods};
-use client::Regarding;
 
 const COMPONENT: &str = "node-controller";
 /// How long a node may be silent.

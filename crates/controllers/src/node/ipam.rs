@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use client::{Change, ObjectKey, Outcome, WorkQueue};
+use client::{Change, ObjectKey, Outcome, Regarding, WorkQueue};
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Node;
 use kube::Api;
@@ -12,7 +12,6 @@ use serde_json::json;
 
 use crate::kit::{Context, Doing, Error, patch, unless_gone};
 use crate::meta;
-use client::Regarding;
 
 const COMPONENT: &str = "cidrAllocator";
 

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use client::{Change, Informer, ObjectKey, Outcome, WorkQueue};
+use client::{Change, Informer, ObjectKey, Outcome, Regarding, WorkQueue};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::Pod;
@@ -22,7 +22,6 @@ use crate::expectations::Expectations;
 use crate::kit::{Context, Doing, Error, message_of, post, unless_gone};
 use crate::podcontrol::{PodControl, claim};
 use crate::{meta, pods};
-use client::Regarding;
 
 /// Runs the ReplicaSet controller until the stop.
 pub(crate) async fn run(ctx: Context) {

@@ -8,7 +8,7 @@ mod plan;
 use std::sync::Arc;
 use std::time::Duration;
 
-use client::{Change, ObjectKey, Outcome, WorkQueue};
+use client::{Change, ObjectKey, Outcome, Regarding, WorkQueue};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetStatus};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
@@ -24,7 +24,6 @@ use crate::kit::{
 };
 use crate::podcontrol::claim;
 use crate::{meta, pods};
-use client::Regarding;
 
 const COMPONENT: &str = "statefulset-controller";
 

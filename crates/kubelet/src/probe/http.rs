@@ -111,7 +111,8 @@ async fn once(action: &HTTPGetAction, url: &Uri) -> Result<(Answer, Option<Strin
         return exchange(stream, request).await;
     }
     let name = rustls::pki_types::ServerName::try_from(host.to_string()).map_err(|e| e.to_string())?;
-    let connector = tokio_rustls::TlsConnector::from(super::tls::unverified());
+    let config = tls::unverified().map_err(|e| e.to_string())?;
+    let connector = tokio_rustls::TlsConnector::from(config);
     let stream = connector.connect(name, stream).await.map_err(|e| e.to_string())?;
     exchange(stream, request).await
 }

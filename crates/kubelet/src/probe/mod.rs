@@ -6,7 +6,6 @@
 
 pub mod grpc;
 pub mod http;
-pub mod tls;
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -46,20 +46,27 @@ pub fn needs(container: &Container) -> Needs {
 }
 
 impl Sources {
-    fn config_map(&self, name: &str, optional: bool) -> Result<Option<&ConfigMap>, SpecError> {
-        match self.config_maps.get(name) {
-            Some(Some(map)) => Ok(Some(map)),
-            _ if optional => Ok(None),
-            _ => Err(SpecError::Config(format!("configmap \"{name}\" not found"))),
-        }
+    /// The ConfigMap; `None` where it may be missing and is.
+    pub(crate) fn config_map(&self, name: &str, optional: bool) -> Result<Option<&ConfigMap>, SpecError> {
+        known(&self.config_maps, "configmap", name, optional)
     }
 
-    fn secret(&self, name: &str, optional: bool) -> Result<Option<&Secret>, SpecError> {
-        match self.secrets.get(name) {
-            Some(Some(secret)) => Ok(Some(secret)),
-            _ if optional => Ok(None),
-            _ => Err(SpecError::Config(format!("secret \"{name}\" not found"))),
-        }
+    /// The Secret; `None` where it may be missing and is.
+    pub(crate) fn secret(&self, name: &str, optional: bool) -> Result<Option<&Secret>, SpecError> {
+        known(&self.secrets, "secret", name, optional)
+    }
+}
+
+fn known<'a, K>(
+    objects: &'a HashMap<String, Option<Arc<K>>>,
+    kind: &str,
+    name: &str,
+    optional: bool,
+) -> Result<Option<&'a K>, SpecError> {
+    match objects.get(name) {
+        Some(Some(object)) => Ok(Some(object)),
+        _ if optional => Ok(None),
+        _ => Err(SpecError::Config(format!("{kind} \"{name}\" not found"))),
     }
 }
 

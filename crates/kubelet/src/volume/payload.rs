@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 
 use k8s_openapi::api::core::v1::{
-    ConfigMap, DownwardAPIVolumeFile, KeyToPath, Pod, ProjectedVolumeSource, Secret,
-    ServiceAccountTokenProjection, Volume,
+    ConfigMap, DownwardAPIVolumeFile, KeyToPath, Pod, ProjectedVolumeSource, ServiceAccountTokenProjection,
+    Volume,
 };
 
 use super::atomic::{File, Payload};
@@ -154,12 +154,9 @@ fn config_map(
     pod: &Pod,
     inputs: &Inputs<'_>,
 ) -> Result<(), String> {
-    let map = match inputs.sources.config_maps.get(name) {
-        Some(Some(map)) => map.clone(),
-        _ if optional => return Ok(()),
-        _ => return Err(format!("configmap \"{name}\" not found")),
-    };
-    let data = keys_of_map(&map);
+    let map = inputs.sources.config_map(name, optional).map_err(|e| e.to_string())?;
+    let Some(map) = map else { return Ok(()) };
+    let data = keys_of_map(map);
     select(payload, data, items, optional, mode, &format!("configmap {}/{name}", pod::namespace(pod)))
 }
 
@@ -177,11 +174,8 @@ fn secret(
     pod: &Pod,
     inputs: &Inputs<'_>,
 ) -> Result<(), String> {
-    let secret: std::sync::Arc<Secret> = match inputs.sources.secrets.get(name) {
-        Some(Some(secret)) => secret.clone(),
-        _ if optional => return Ok(()),
-        _ => return Err(format!("secret \"{name}\" not found")),
-    };
+    let secret = inputs.sources.secret(name, optional).map_err(|e| e.to_string())?;
+    let Some(secret) = secret else { return Ok(()) };
     let data = secret.data.iter().flatten().map(|(k, v)| (k.clone(), v.0.clone())).collect();
     select(payload, data, items, optional, mode, &format!("secret {}/{name}", pod::namespace(pod)))
 }

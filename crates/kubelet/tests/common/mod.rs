@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsFd;
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -23,6 +22,7 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use runtime::{Runtime, ShimOptions};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::Value;
+use testkit::node::{ShimGuard, busybox};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -125,13 +125,13 @@ pub struct Node {
     options: ShimOptions,
     network: PodNet,
     kubelet: Option<(CancellationToken, tokio::task::JoinHandle<Result<(), kubelet::Error>>)>,
-    guard: Guard,
+    guard: ShimGuard,
 }
 
 /// A shim with its network, and threads inside.
-async fn boot(options: &ShimOptions) -> (Runtime, Guard, PodNet, tokio::runtime::Runtime) {
+async fn boot(options: &ShimOptions) -> (Runtime, ShimGuard, PodNet, tokio::runtime::Runtime) {
     let (runtime, _) = Runtime::start_or_connect(options.clone()).await.unwrap();
-    let guard = Guard(runtime.pid());
+    let guard = ShimGuard(runtime.pid());
     let netns = runtime.node_netns().await.unwrap();
     podnet::within(netns.as_fd(), || {
         for args in [["link", "set", "lo", "up"].as_slice(), &["addr", "add", "192.168.49.2/32", "dev", "lo"]]
@@ -153,24 +153,6 @@ async fn boot(options: &ShimOptions) -> (Runtime, Guard, PodNet, tokio::runtime:
         .build()
         .unwrap();
     (runtime, guard, network, inside)
-}
-
-/// Ends the shim of a test that failed.
-struct Guard(i32);
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        let is_shim =
-            || fs::read_to_string(format!("/proc/{}/comm", self.0)).is_ok_and(|c| c.trim() == "skiff-shim");
-        for _ in 0..500 {
-            if !is_shim() {
-                return;
-            }
-            let _ =
-                nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.0), nix::sys::signal::Signal::SIGTERM);
-            std::thread::sleep(Duration::from_millis(10));
-        }
-    }
 }
 
 impl Node {
@@ -435,17 +417,4 @@ impl Drop for Node {
 pub fn is_true(pod: &Value, condition: &str) -> bool {
     let conditions = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
     conditions.iter().any(|c| c["type"] == condition && c["status"] == "True")
-}
-
-fn busybox(root: &Path) {
-    for folder in ["bin", "etc", "tmp", "proc", "sys", "dev", "root", "www"] {
-        fs::create_dir_all(root.join(folder)).unwrap();
-    }
-    fs::copy("/bin/busybox", root.join("bin/busybox")).expect("busybox-static is installed");
-    let list = std::process::Command::new("/bin/busybox").arg("--list").output().unwrap();
-    for applet in String::from_utf8(list.stdout).unwrap().lines().filter(|applet| *applet != "busybox") {
-        symlink("busybox", root.join("bin").join(applet)).unwrap();
-    }
-    fs::write(root.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\n").unwrap();
-    fs::write(root.join("www/index.html"), "hello\n").unwrap();
 }

@@ -3,13 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use oci_spec::runtime::Spec;
 use runtime::*;
+use testkit::node::ShimGuard;
 use tokio::io::AsyncReadExt;
 use tokio::io::unix::AsyncFd;
 
@@ -23,26 +23,7 @@ pub struct Node {
     pub layer: PathBuf,
     exits: BTreeMap<String, runtime::Exit>,
     mounts: String,
-    pub guard: Guard,
-}
-
-/// Ends the shim of a test that failed.
-pub struct Guard(pub i32);
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        let is_shim = || {
-            fs::read_to_string(format!("/proc/{}/comm", self.0)).is_ok_and(|comm| comm.trim() == "skiff-shim")
-        };
-        for _ in 0..500 {
-            if !is_shim() {
-                return;
-            }
-            let _ =
-                nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.0), nix::sys::signal::Signal::SIGTERM);
-            std::thread::sleep(Duration::from_millis(10));
-        }
-    }
+    pub guard: ShimGuard,
 }
 
 impl Node {
@@ -59,7 +40,7 @@ impl Node {
         }
         let mounts = mounts();
         let (runtime, events) = Runtime::start_or_connect(options.clone()).await.unwrap();
-        let guard = Guard(runtime.pid());
+        let guard = ShimGuard(runtime.pid());
         Self { guard, dir, options, runtime, events, layer, exits: BTreeMap::new(), mounts }
     }
 
@@ -205,20 +186,11 @@ fn mounts() -> String {
     fs::read_to_string("/proc/self/mounts").unwrap()
 }
 
+/// A root file system of busybox that knows the user 1000.
 pub fn busybox(root: &Path) {
-    for folder in ["bin", "etc", "tmp", "proc", "sys", "dev", "root"] {
-        fs::create_dir_all(root.join(folder)).unwrap();
-    }
-    fs::copy("/bin/busybox", root.join("bin/busybox")).expect("busybox-static is installed");
-    let list = std::process::Command::new("/bin/busybox").arg("--list").output().unwrap();
-    for applet in String::from_utf8(list.stdout).unwrap().lines().filter(|&applet| applet != "busybox") {
-        symlink("busybox", root.join("bin").join(applet)).unwrap();
-    }
-    fs::write(
-        root.join("etc/passwd"),
-        "root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000::/home/user:/bin/sh\n",
-    )
-    .unwrap();
+    testkit::node::busybox(root);
+    let users = "root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000::/home/user:/bin/sh\n";
+    fs::write(root.join("etc/passwd"), users).unwrap();
     fs::write(root.join("etc/group"), "root:x:0:\nuser:x:1000:\n").unwrap();
 }
 

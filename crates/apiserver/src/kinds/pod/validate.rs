@@ -177,27 +177,8 @@ pub fn node_term(term: &Value, path: &str, errors: &mut FieldErrors) {
     for key in ["matchExpressions", "matchFields"] {
         for (i, expression) in list(term, key).iter().enumerate() {
             let path = format!("{path}.{key}[{i}]");
-            let values = list(expression, "values");
-            match text(expression, "operator") {
-                "In" | "NotIn" if values.is_empty() => errors.push(FieldError::required(
-                    format!("{path}.values"),
-                    "must be specified when `operator` is 'In' or 'NotIn'",
-                )),
-                "Exists" | "DoesNotExist" if !values.is_empty() => errors.push(FieldError::forbidden(
-                    format!("{path}.values"),
-                    "may not be specified when `operator` is 'Exists' or 'DoesNotExist'",
-                )),
-                "Gt" | "Lt" if values.len() != 1 => errors.push(FieldError::required(
-                    format!("{path}.values"),
-                    "must be specified single value when `operator` is 'Lt' or 'Gt'",
-                )),
-                "In" | "NotIn" | "Exists" | "DoesNotExist" | "Gt" | "Lt" => {}
-                other => errors.push(FieldError::invalid(
-                    format!("{path}.operator"),
-                    other,
-                    "not a valid selector operator",
-                )),
-            }
+            let known = ["In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt"];
+            selector::validate_operator(expression, &path, &known, errors);
             errors.messages(
                 &format!("{path}.key"),
                 text(expression, "key"),
