@@ -40,6 +40,18 @@ pub struct Event {
 }
 
 impl Event {
+    /// The same write with nothing derived from it yet. Who keeps events keeps such a copy: what readers derive is
+    /// many times as large as the bytes, and is to go with the last of them.
+    #[must_use]
+    pub fn bare(&self) -> Self {
+        Self {
+            revision: self.revision,
+            current: self.current.clone(),
+            previous: self.previous.clone(),
+            memo: OnceLock::new(),
+        }
+    }
+
     /// The key that was written.
     pub fn key(&self) -> &Arc<str> {
         match (&self.current, &self.previous) {

@@ -155,6 +155,31 @@ async fn a_watcher_that_falls_behind_is_cut_off_and_writers_go_on() {
 }
 
 #[tokio::test]
+async fn what_readers_derive_from_an_event_goes_with_the_last_of_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Embedded::open(&dir.path().join("store.redb"), Options::default()).unwrap();
+    let mut readers = [store.watch("/a/", 0).await.unwrap(), store.watch("/a/", 0).await.unwrap()];
+    store.create("/a/1", Bytes::from_static(b"x")).await.unwrap();
+    let first = readers[0].next().await.unwrap().unwrap();
+    let derived = std::sync::Arc::new(());
+    assert!(first.memo.set(Box::new(derived.clone())).is_ok());
+    drop(first);
+    let second = readers[1].next().await.unwrap().unwrap();
+    assert!(second.memo.get().is_some(), "one event for all who read it");
+    drop(second);
+    // The logging thread may be about to let go of its batch.
+    for _ in 0..500 {
+        if std::sync::Arc::strong_count(&derived) == 1 {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    assert_eq!(std::sync::Arc::strong_count(&derived), 1, "the history keeps what was derived");
+    let again = store.watch("/a/", 1).await.unwrap().next().await.unwrap().unwrap();
+    assert!(again.memo.get().is_none() && again.current.as_ref().unwrap().value == "x");
+}
+
+#[tokio::test]
 async fn history_beyond_the_window_is_gone() {
     let dir = tempfile::tempdir().unwrap();
     let options = Options { history_events: 5, ..Options::default() };

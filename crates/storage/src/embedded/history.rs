@@ -9,7 +9,7 @@ use crate::{Error, Result};
 /// Consecutive events, oldest first, bounded in number and bytes.
 #[derive(Debug)]
 pub struct History {
-    events: VecDeque<Arc<Event>>,
+    events: VecDeque<Event>,
     bytes: usize,
     /// The revision before the oldest event: states from here on can be shown.
     floor: Revision,
@@ -30,7 +30,7 @@ impl History {
     }
 
     /// Appends the next event and forgets what no longer fits.
-    pub fn push(&mut self, event: Arc<Event>) {
+    pub fn push(&mut self, event: Event) {
         self.bytes += weight(&event);
         self.events.push_back(event);
         while self.events.len() > self.max_events || (self.bytes > self.max_bytes && self.events.len() > 1) {
@@ -53,7 +53,7 @@ impl History {
     }
 
     /// The events after `revision`, oldest first.
-    pub fn after(&self, revision: Revision) -> Result<impl Iterator<Item = &Arc<Event>>> {
+    pub fn after(&self, revision: Revision) -> Result<impl Iterator<Item = &Event>> {
         if revision < self.floor {
             return Err(Error::Compacted { requested: revision, oldest: self.floor });
         }

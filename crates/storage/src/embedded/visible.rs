@@ -58,8 +58,8 @@ impl Visible {
                 None => inner.keys.remove(event.key()),
             };
             inner.revision = event.revision;
+            inner.history.push(event.bare());
             inner.watchers.tell(&event);
-            inner.history.push(event);
         }
     }
 
@@ -79,7 +79,8 @@ impl Visible {
         if after > inner.revision {
             return Err(Error::Future { requested: after, newest: inner.revision });
         }
-        let replay = inner.history.after(after)?.filter(|e| e.key().starts_with(prefix)).cloned().collect();
+        let replay = inner.history.after(after)?.filter(|e| e.key().starts_with(prefix));
+        let replay = replay.map(|event| Arc::new(event.bare())).collect();
         let progress = inner.revision;
         Ok(open_watch(&mut inner.watchers, prefix, replay, progress, self.options.watch_buffer))
     }
