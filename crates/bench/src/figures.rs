@@ -37,7 +37,7 @@ impl Figures {
 
     /// Prints the table and writes `OUT/NAME.json`.
     pub fn report(&self, out: &Path, name: &str) -> anyhow::Result<()> {
-        println!("{:44} {:>10} {:>10} {:>7}  {:8} {}", name, "skiff", "peer", "ratio", "unit", "target");
+        println!("{:44} {:>10} {:>10} {:>7}  {:8} target", name, "skiff", "peer", "ratio", "unit");
         for f in &self.0 {
             let peer = f.peer.map_or(String::new(), |p| format!("{p:.1}"));
             let ratio = f.peer.map_or(String::new(), |p| format!("{:.2}", f.ours / p));
