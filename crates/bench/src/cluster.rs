@@ -47,7 +47,7 @@ pub fn start(skiff: &Path, runs: usize, idle: u64) -> anyhow::Result<Figures> {
     Ok(figures)
 }
 
-/// Memory and CPU of all processes that run the skiff binary.
+/// Memory and CPU of all processes of the cluster: daemon, shim and what runs in its Pods.
 struct Usage {
     resident: u64,
     proportional: u64,
@@ -55,14 +55,19 @@ struct Usage {
     ticks: u64,
 }
 
+/// Other clusters of the machine must not count, and the daemon's name in `comm` is that of the link it was run by.
+fn is_ours(cmdline: &str, cgroup: &str) -> bool {
+    let daemon = format!("--profile\0{PROFILE}\0daemon");
+    let shim = cmdline.starts_with("skiff-shim") && cmdline.contains(&format!("/run/skiff/{PROFILE}/"));
+    cmdline.contains(&daemon) || shim || cgroup.contains(&format!("/skiff/{PROFILE}/"))
+}
+
 fn usage() -> anyhow::Result<Usage> {
     let mut sum = Usage { resident: 0, proportional: 0, ticks: 0 };
     for entry in std::fs::read_dir("/proc")?.flatten() {
         let read = |file: &str| std::fs::read_to_string(entry.path().join(file)).unwrap_or_default();
-        let comm = read("comm");
-        let cgroup = read("cgroup");
-        let ours = comm.starts_with("skiff") || cgroup.contains("/skiff/bench/");
-        if !ours || !entry.file_name().to_string_lossy().bytes().all(|b| b.is_ascii_digit()) {
+        let is_process = entry.file_name().to_string_lossy().bytes().all(|b| b.is_ascii_digit());
+        if !is_process || !is_ours(&read("cmdline"), &read("cgroup")) {
             continue;
         }
         let rollup = read("smaps_rollup");

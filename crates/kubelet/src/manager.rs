@@ -8,6 +8,7 @@ use std::sync::Arc;
 use client::{Change, Informer, Recorder};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
+use kube::core::PartialObjectMeta;
 use kube::runtime::watcher;
 use kube::{Api, ResourceExt};
 use runtime::{Event, Snapshot, State};
@@ -82,6 +83,10 @@ pub enum Error {
     Watch(#[from] client::InformerGone),
 }
 
+/// ConfigMaps and Secrets are watched for news only; who needs one fetches it. The contents of a whole cluster's are
+/// not worth their memory.
+type Named<K> = PartialObjectMeta<K>;
+
 struct Handle {
     pod: Arc<Pod>,
     to: mpsc::UnboundedSender<Msg>,
@@ -138,8 +143,9 @@ pub async fn run(kubelet: Kubelet, stop: CancellationToken) -> Result<(), Error>
     let selector = format!("spec.nodeName={}", agent.config.node_name);
     let pods: Informer<Pod> =
         Informer::start(Api::all(client.clone()), watcher::Config::default().fields(&selector));
-    let maps: Informer<ConfigMap> = Informer::start(Api::all(client.clone()), watcher::Config::default());
-    let secrets: Informer<Secret> = Informer::start(Api::all(client), watcher::Config::default());
+    let maps: Informer<Named<ConfigMap>> =
+        Informer::start(Api::all(client.clone()), watcher::Config::default());
+    let secrets: Informer<Named<Secret>> = Informer::start(Api::all(client), watcher::Config::default());
     let records = read_records(&agent.config.root_dir);
     let snapshot = agent.containers.list().await?;
     adopt_addresses(&agent, &records, &snapshot).await;
@@ -204,7 +210,12 @@ async fn adopt_addresses(agent: &Agent, records: &HashMap<String, Record>, snaps
 }
 
 impl Manager {
-    async fn live(&mut self, pods: Informer<Pod>, maps: Informer<ConfigMap>, secrets: Informer<Secret>) {
+    async fn live(
+        &mut self,
+        pods: Informer<Pod>,
+        maps: Informer<Named<ConfigMap>>,
+        secrets: Informer<Named<Secret>>,
+    ) {
         let mut changes = pods.subscribe();
         let (mut maps, mut secrets) = (maps.subscribe(), secrets.subscribe());
         // The subscription begins with all Pods that are there: take them first, then see what nobody has taken.

@@ -38,6 +38,8 @@ pub fn run(name: &str) -> anyhow::Result<()> {
 fn supervise(profile: &Profile, report: Arc<Report>) -> anyhow::Result<()> {
     // The caller's terminal must not take the cluster down with it; a daemon that already leads its session is fine.
     let _ = nix::unistd::setsid();
+    // Run through a link, the kernel would call us by the link's name.
+    let _ = nix::sys::prctl::set_name(c"skiff");
     log_to_stderr();
     cluster::files::make_public_dir(&profile.state_dir)?;
     // Containers' specifications lie here, and with them what Secrets put into environments.
