@@ -31,6 +31,8 @@ const KUBELET_PORT: u16 = 10250;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long components may take to end.
 const DRAIN: Duration = Duration::from_secs(10);
+/// The machine's registries; its shape is [`image::RegistryConfig`].
+const REGISTRIES: &str = "/etc/skiff/registries.yaml";
 /// The host's resolvers; a relative of systemd-resolved keeps its stub there, which the relay reaches as it is.
 const HOST_RESOLV_CONF: &str = "/etc/resolv.conf";
 
@@ -125,6 +127,18 @@ async fn prepare_network(profile: &Profile, netns: Arc<OwnedFd>) -> anyhow::Resu
     tokio::task::spawn_blocking(work).await.context("set up the network")?
 }
 
+/// How registries are reached: mirrors, insecure ones and authorities from the machine's file, if there is one, and
+/// the credentials of the host's Docker.
+fn registries(path: &Path) -> anyhow::Result<image::RegistryConfig> {
+    let mut config = match cluster::files::read_if_there(path)? {
+        Some(text) => image::RegistryConfig::from_yaml(&String::from_utf8_lossy(&text))
+            .with_context(|| format!("read {}", path.display()))?,
+        None => image::RegistryConfig::default(),
+    };
+    config.docker_config = config.docker_config.or_else(image::host_docker_config);
+    Ok(config)
+}
+
 /// What all components of the node are made from.
 struct Parts {
     profile: Profile,
@@ -194,10 +208,7 @@ impl Parts {
 
     /// The image store, with the running binary as the built-in image.
     fn images(&self) -> anyhow::Result<Arc<image::Store>> {
-        let registries = image::RegistryConfig {
-            docker_config: image::host_docker_config(),
-            ..image::RegistryConfig::default()
-        };
+        let registries = registries(Path::new(REGISTRIES))?;
         let images =
             image::Store::open(&self.profile.images(), registries).context("open the image store")?;
         let builtin = image::Builtin { applets: &toolbox::APPLETS, env: &[] };
@@ -387,5 +398,23 @@ impl Parts {
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::*;
+
+    #[test]
+    fn the_machines_registries_are_read_and_mistakes_are_said() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("registries.yaml");
+        assert!(registries(&path).unwrap().registries.is_empty());
+        std::fs::write(&path, "registries:\n  docker.io:\n    mirrors: [http://127.0.0.1:5000]\n").unwrap();
+        assert_eq!(registries(&path).unwrap().registries["docker.io"].mirrors, ["http://127.0.0.1:5000"]);
+        std::fs::write(&path, "registries:\n  docker.io:\n    mirors: []\n").unwrap();
+        let said = format!("{:#}", registries(&path).unwrap_err());
+        assert!(said.contains("registries.yaml") && said.contains("mirors"), "{said}");
     }
 }
