@@ -27,6 +27,7 @@ fn delete(profile: &Profile) -> anyhow::Result<()> {
         for dir in [&profile.state_dir, &profile.run_dir] {
             remove(dir)?;
         }
+        remove_cgroups();
     }
     let pointed = Kubeconfig::of_user().remove(&profile.name)?;
     if known || pointed {
@@ -50,4 +51,13 @@ fn remove(dir: &std::path::Path) -> anyhow::Result<()> {
         let _ = std::fs::remove_dir(parent);
     }
     Ok(())
+}
+
+/// The cgroup above all clusters goes with the last of them, in every hierarchy; one that is not empty stays.
+fn remove_cgroups() {
+    let root = std::path::Path::new("/sys/fs/cgroup");
+    let hierarchies = std::fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path());
+    for hierarchy in hierarchies.chain([root.to_owned()]) {
+        let _ = std::fs::remove_dir(hierarchy.join("skiff"));
+    }
 }
