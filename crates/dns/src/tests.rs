@@ -56,12 +56,24 @@ fn responder(zone: Option<Zone>, resolv_conf: &str) -> Responder {
 
 /// A server on a loopback address of its own; it ends with the guard.
 async fn start(responder: Responder, ip: &str, port: u16) -> (SocketAddr, DropGuard) {
-    let udp = UdpSocket::bind((ip, port)).await.unwrap();
+    let (udp, tcp) = sockets(ip, port).await;
     let addr = udp.local_addr().unwrap();
-    let tcp = TcpListener::bind(addr).await.unwrap();
     let stop = CancellationToken::new();
     tokio::spawn(crate::server::serve(vec![udp], vec![tcp], Arc::new(responder), stop.clone()));
     (addr, stop.drop_guard())
+}
+
+/// Both sockets of a server on one port. A port that the kernel picks for UDP (0) may be in use for TCP, for instance by
+/// a connection of another test; then the kernel is asked again.
+async fn sockets(ip: &str, port: u16) -> (UdpSocket, TcpListener) {
+    for _ in 0..100 {
+        let udp = UdpSocket::bind((ip, port)).await.unwrap();
+        match TcpListener::bind(udp.local_addr().unwrap()).await {
+            Err(error) if port == 0 && error.kind() == std::io::ErrorKind::AddrInUse => {}
+            tcp => return (udp, tcp.unwrap()),
+        }
+    }
+    panic!("no port of {ip} is free for both protocols");
 }
 
 async fn run(program: &str, args: Vec<String>) -> String {
@@ -211,9 +223,9 @@ async fn the_relay_serves_sockets_that_others_made() {
     let (_asked, _up) = upstream("127.0.53.3").await;
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(&file, "nameserver 127.0.53.3\n").unwrap();
-    let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let (udp, tcp) = sockets("127.0.0.1", 0).await;
+    let (udp, tcp) = (udp.into_std().unwrap(), tcp.into_std().unwrap());
     let addr = udp.local_addr().unwrap();
-    let tcp = std::net::TcpListener::bind(addr).unwrap();
     let stop = CancellationToken::new();
     let relay = tokio::spawn(crate::relay::run(udp, tcp, file.path().to_owned(), stop.clone()));
     assert_eq!(dig(addr, "+short www.example.org").await.trim(), "1.2.3.4");
@@ -313,7 +325,8 @@ async fn the_whole_server_follows_the_api() {
         (SLICES, vec![]),
         (NAMESPACES, vec![namespace]),
     ]);
-    let free = UdpSocket::bind("[::]:0").await.unwrap().local_addr().unwrap().port();
+    // Below the ports that the kernel gives away by itself, so that nobody can take it in between.
+    let free = u16::try_from(10_000 + std::process::id() % 20_000).unwrap();
     let config = crate::DnsConfig {
         port: free,
         health: None,
