@@ -10,6 +10,17 @@ pub enum Error {
         "profile name {0:?} must be 1 to 11 lower-case letters, digits or '-', begin with a letter and not end with '-'"
     )]
     ProfileName(String),
+    /// A node's number is out of range.
+    #[error("a cluster has 1 to {max} nodes; there is no room for node {0}", max = crate::MAX_NODES)]
+    NodeNumber(u8),
+    /// No node has that name.
+    #[error("the cluster {profile:?} has no node {node:?}; see: skiff node list")]
+    NoNode {
+        /// The cluster.
+        profile: String,
+        /// What was asked for.
+        node: String,
+    },
     /// A file operation failed.
     #[error("{operation} {}: {source}", path.display())]
     File {

@@ -1,14 +1,16 @@
-//! What `skiff start` puts together around the components: profiles, certificates, kubeconfig.
+//! What `skiff start` puts together around the components: profiles, their nodes, certificates, kubeconfig.
 //!
 //! Files only: no process is started and no address configured here, so that everything is tested in a directory.
 
 mod error;
 pub mod files;
 pub mod kubeconfig;
+mod member;
 pub mod pki;
 mod profile;
 
 pub use error::Error;
+pub use member::{MAX_NODES, Member};
 pub use profile::{
     API_PORT, BUILTIN_IMAGE, CLUSTER_DOMAIN, DNS_SERVICE, KUBERNETES_SERVICE, Network, POD_CIDR, Profile,
     SERVICE_CIDR,

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result, files};
+use crate::{Error, Member, Result, files};
 
 /// Service addresses of every cluster; 10.96.0.1 is the API server, 10.96.0.10 the cluster's DNS.
 pub const SERVICE_CIDR: &str = "10.96.0.0/12";
@@ -23,7 +23,7 @@ pub const CLUSTER_DOMAIN: &str = "cluster.local";
 pub const BUILTIN_IMAGE: &str = "localhost/skiff:latest";
 
 /// A cluster's name and its directories.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Profile {
     /// The name: kubeconfig context, node name, suffix of links and cgroups.
     pub name: String,
@@ -73,6 +73,11 @@ impl Profile {
         profiles
     }
 
+    /// The node that runs the control plane.
+    pub fn control_plane(&self) -> Member {
+        Member { profile: self.clone(), number: 1 }
+    }
+
     /// The API server's store.
     pub fn store(&self) -> PathBuf {
         self.state_dir.join("store.redb")
@@ -86,36 +91,6 @@ impl Profile {
     /// Pulled and loaded images.
     pub fn images(&self) -> PathBuf {
         self.state_dir.join("images")
-    }
-
-    /// The node agent's files: Pods' volumes, logs, scratch layers.
-    pub fn kubelet(&self) -> PathBuf {
-        self.state_dir.join("kubelet")
-    }
-
-    /// The daemon's log.
-    pub fn log(&self) -> PathBuf {
-        self.state_dir.join("daemon.log")
-    }
-
-    /// The shim's socket.
-    pub fn shim_socket(&self) -> PathBuf {
-        self.run_dir.join("shim.sock")
-    }
-
-    /// The daemon's control socket.
-    pub fn control_socket(&self) -> PathBuf {
-        self.run_dir.join("control.sock")
-    }
-
-    /// Locked by the daemon while it lives; holds its pid.
-    pub fn lock(&self) -> PathBuf {
-        self.run_dir.join("daemon.lock")
-    }
-
-    /// Parent of the cluster's cgroups in every hierarchy.
-    pub fn cgroup(&self) -> String {
-        format!("/skiff/{}", self.name)
     }
 
     /// The addresses chosen at the first start, if there was one.

@@ -2,6 +2,7 @@
 //!
 //! * [`HostNetwork`]: what a cluster needs of the host (a bridge, a link per node, routing, one masquerade rule).
 //! * [`NodeNetwork`]: a node's own namespace (its `eth0`, default route, settings, masquerade of what leaves the cluster).
+//! * [`PeerRoutes`]: a node's routes to the Pods of the other nodes.
 //! * [`PodNetwork`]: a node's Pods, each with a /32 (and /128) on a veth of its own, routed by the node.
 //!
 //! All of it is level-triggered: every call may be repeated, finds what is there, and makes what is missing, so a crash at
@@ -19,6 +20,7 @@ mod names;
 mod netlink;
 mod netns;
 mod node;
+mod peers;
 mod pod;
 pub mod subnet;
 mod sysctl;
@@ -28,4 +30,5 @@ pub use host::{HostNetwork, used_networks};
 pub use names::{GATEWAY4, GATEWAY6, bridge};
 pub use netns::within;
 pub use node::NodeNetwork;
+pub use peers::{PeerRoutes, Peers};
 pub use pod::PodNetwork;

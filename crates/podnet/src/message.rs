@@ -169,13 +169,18 @@ pub(crate) fn route(route: &Route) -> Request {
 
 /// Takes the route to one address away; that it is gone already is fine.
 pub(crate) fn delete_route(address: IpAddr) -> Request {
+    delete_range(IpNet::from(address))
+}
+
+/// Takes the route to a network away; that it is gone already is fine.
+pub(crate) fn delete_range(to: IpNet) -> Request {
     let mut message = RouteMessage::default();
-    message.header.address_family = family(address);
-    message.header.destination_prefix_length = if address.is_ipv4() { 32 } else { 128 };
+    message.header.address_family = family(to.addr());
+    message.header.destination_prefix_length = to.prefix_len();
     message.header.table = RouteHeader::RT_TABLE_MAIN;
     message.header.scope = RouteScope::NoWhere;
-    message.attributes.push(RouteAttribute::Destination(to_route(address)));
-    Request::new(format!("delete route to {address}"), RouteNetlinkMessage::DelRoute(message), 0)
+    message.attributes.push(RouteAttribute::Destination(to_route(to.network())));
+    Request::new(format!("delete route to {to}"), RouteNetlinkMessage::DelRoute(message), 0)
         .fine(&[Errno::ESRCH, Errno::ENODEV])
 }
 

@@ -64,9 +64,13 @@ enum Command {
         /// The shell.
         shell: clap_complete::Shell,
     },
-    /// Run the cluster in the foreground; `start` calls this.
+    /// Run a node in the foreground; `start` calls this.
     #[command(hide = true)]
-    Daemon,
+    Daemon {
+        /// The node's number; the first one runs the control plane.
+        #[arg(long, default_value_t = 1)]
+        node: u8,
+    },
     /// Serve the cluster's DNS; the coredns Pod runs this.
     #[command(hide = true)]
     Dns {
@@ -148,7 +152,7 @@ pub fn main() -> ExitCode {
             clap_complete::generate(shell, &mut Cli::command(), "skiff", &mut std::io::stdout());
             Ok(())
         }
-        Command::Daemon => crate::daemon::run(profile),
+        Command::Daemon { node } => crate::daemon::run(profile, node),
         Command::Dns { options } => commands::dns::run(&options),
     };
     report(outcome.map(|()| ExitCode::SUCCESS))

@@ -50,7 +50,7 @@ fn request(name: &str, request: &Request, step: &str) -> anyhow::Result<Vec<Imag
     if !step.is_empty() {
         steps.begin(step);
     }
-    let answer = ask(&profile.control_socket(), request, |reply| {
+    let answer = ask(&profile.control_plane().control_socket(), request, |reply| {
         if let Reply::Detail(text) = reply {
             steps.detail(text);
         }

@@ -10,7 +10,7 @@ use super::existing;
 
 /// Prints the log, or its last lines, and follows it if asked.
 pub fn run(name: &str, follow: bool, lines: Option<usize>) -> anyhow::Result<()> {
-    let path = existing(name)?.log();
+    let path = existing(name)?.control_plane().log();
     let read = || format!("read {}", path.display());
     let mut file = File::open(&path).with_context(read)?;
     let mut text = Vec::new();

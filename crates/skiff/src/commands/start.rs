@@ -9,7 +9,7 @@ use std::time::Instant;
 use anyhow::{Context, bail};
 use cluster::kubeconfig::Kubeconfig;
 use cluster::pki::{Authority, Subject};
-use cluster::{API_PORT, Profile};
+use cluster::{API_PORT, Member, Profile};
 
 use super::{flag, need_root};
 use crate::control::{Reply, Request, ask};
@@ -20,13 +20,13 @@ pub fn run(name: &str) -> anyhow::Result<()> {
     need_root()?;
     let profile = Profile::new(name)?;
     let began = Instant::now();
-    if ask(&profile.control_socket(), &Request::Status, |_| ())?.is_some() {
+    if ask(&profile.control_plane().control_socket(), &Request::Status, |_| ())?.is_some() {
         point_kubectl(&profile)?;
         println!("The cluster {name:?} runs already; kubectl uses it.");
         return Ok(());
     }
     let mut steps = Steps::new();
-    if let Err(error) = start_daemon(&profile, &mut steps) {
+    if let Err(error) = start_daemon(&profile.control_plane(), &mut steps) {
         steps.failed();
         return Err(error);
     }
@@ -39,13 +39,15 @@ pub fn run(name: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn start_daemon(profile: &Profile, steps: &mut Steps) -> anyhow::Result<()> {
-    cluster::files::make_public_dir(&profile.state_dir)?;
-    let log_path = profile.log();
+/// Runs a node's daemon in the background until it says that the node is up.
+fn start_daemon(member: &Member, steps: &mut Steps) -> anyhow::Result<()> {
+    let profile = &member.profile;
+    cluster::files::make_public_dir(&member.state_dir())?;
+    let log_path = member.log();
     let log = OpenOptions::new().create(true).append(true).mode(0o600).open(&log_path);
     let log = log.with_context(|| format!("open {}", log_path.display()))?;
     let mut daemon = Command::new("/proc/self/exe")
-        .args(["--profile", &profile.name, "daemon"])
+        .args(["--profile", &profile.name, "daemon", "--node", &member.number.to_string()])
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

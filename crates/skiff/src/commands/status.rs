@@ -25,7 +25,7 @@ struct Report {
 /// Prints how the cluster is; exit status 0 when its node is ready, 3 when it does not run, 1 otherwise.
 pub fn run(name: &str, output: Output) -> anyhow::Result<ExitCode> {
     let profile = existing(name)?;
-    let answer = ask(&profile.control_socket(), &Request::Status, |_| ())?;
+    let answer = ask(&profile.control_plane().control_socket(), &Request::Status, |_| ())?;
     let status = answer.and_then(|a| if let Answer::Status(status) = a { Some(status) } else { None });
     let stopped = || "Stopped".to_owned();
     let report = Report {

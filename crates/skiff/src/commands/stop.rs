@@ -17,16 +17,17 @@ pub fn run(name: &str) -> anyhow::Result<()> {
 
 /// Asks the daemon to stop; does its part when it is not there (after a crash).
 pub fn stop(profile: &Profile) -> anyhow::Result<()> {
+    let member = profile.control_plane();
     let mut steps = Steps::new();
     steps.begin("Stopping Pods and node");
-    let answer = ask(&profile.control_socket(), &Request::Stop, |reply| {
+    let answer = ask(&member.control_socket(), &Request::Stop, |reply| {
         if let Reply::Detail(text) = reply {
             steps.detail(text);
         }
     });
     let outcome = match answer {
-        Ok(Some(_)) => node::wait_for_daemon(profile),
-        Ok(None) => node::tear_down(profile),
+        Ok(Some(_)) => node::wait_for_daemon(&member),
+        Ok(None) => node::tear_down(&member),
         Err(error) => Err(error),
     };
     if outcome.is_err() {

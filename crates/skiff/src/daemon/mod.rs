@@ -1,33 +1,37 @@
-//! The daemon: one process that is the control plane and the agent of its node.
+//! The daemon of a node: one process that is its agent and, on the first node, the control plane.
 //!
 //! Two runtimes. *node*: its threads have entered the node's network namespace, so every socket they make (API server,
 //! kubelet, probes, netlink) is the node's. *host*: its threads stay where `skiff start` was called, so image pulls
-//! and upstream DNS use the host's resolver, VPN and proxies. Every component talks to the API server through its own
-//! in-process client; none holds another.
+//! and upstream DNS use the host's resolver, VPN and proxies. Every component talks to the API server through a client of
+//! its own (in this process, or over HTTPS on the other nodes); none holds another.
 
 mod addons;
+mod agent;
 mod answer;
 mod components;
+mod control_plane;
 mod edges;
+mod network;
 pub mod node;
+mod remote;
 mod report;
 mod tls;
 
 use std::sync::Arc;
 
 use anyhow::Context;
-use cluster::Profile;
+use cluster::{Member, Profile};
 use tokio_util::sync::CancellationToken;
 
 use crate::commands::need_root;
 use report::Report;
 
-/// Runs the cluster until it is told to stop; steps go to standard output as JSON lines until it is up.
-pub fn run(name: &str) -> anyhow::Result<()> {
+/// Runs a node of the cluster until it is told to stop; steps go to standard output as JSON lines until it is up.
+pub fn run(name: &str, number: u8) -> anyhow::Result<()> {
     need_root()?;
-    let profile = Profile::new(name)?;
+    let member = Member::new(&Profile::new(name)?, number)?;
     let report = Arc::new(Report::new());
-    let outcome = supervise(&profile, report.clone());
+    let outcome = supervise(&member, report.clone());
     if let Err(error) = &outcome {
         tracing::error!("{error:#}");
         report.failed(error);
@@ -35,23 +39,23 @@ pub fn run(name: &str) -> anyhow::Result<()> {
     outcome
 }
 
-fn supervise(profile: &Profile, report: Arc<Report>) -> anyhow::Result<()> {
+fn supervise(member: &Member, report: Arc<Report>) -> anyhow::Result<()> {
     // The caller's terminal must not take the cluster down with it; a daemon that already leads its session is fine.
     let _ = nix::unistd::setsid();
     // Run through a link, the kernel would call us by the link's name.
     let _ = nix::sys::prctl::set_name(c"skiff");
     log_to_stderr();
-    cluster::files::make_public_dir(&profile.state_dir)?;
+    cluster::files::make_public_dir(&member.state_dir())?;
     // Containers' specifications lie here, and with them what Secrets put into environments.
-    cluster::files::make_private_dir(&profile.run_dir)?;
+    cluster::files::make_private_dir(&member.run_dir())?;
     // Layers hold set-uid programs that are the containers' alone.
-    cluster::files::make_private_dir(&profile.images())?;
-    let _lock = node::lock(profile)?;
+    cluster::files::make_private_dir(&member.profile.images())?;
+    let _lock = node::lock(member)?;
     let host = node::runtime("host", 1, None)?;
     let stop = CancellationToken::new();
     host.block_on(async {
         let signals = tokio::spawn(stop_on_signal(stop.clone()));
-        let outcome = components::run(profile, report, stop).await;
+        let outcome = components::run(member, report, stop).await;
         signals.abort();
         outcome
     })

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use cluster::Profile;
+use cluster::Member;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sched::{CloneFlags, setns};
 
@@ -17,12 +17,12 @@ use nix::sched::{CloneFlags, setns};
 ///
 /// # Errors
 /// When another daemon holds it.
-pub fn lock(profile: &Profile) -> anyhow::Result<Flock<File>> {
-    let path = profile.lock();
+pub fn lock(member: &Member) -> anyhow::Result<Flock<File>> {
+    let path = member.lock();
     let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
     let file = file.with_context(|| format!("open {}", path.display()))?;
     let Ok(mut lock) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else {
-        bail!("the cluster {:?} is being started or runs already; see: skiff status", profile.name);
+        bail!("the node {:?} is being started or runs already; see: skiff status", member.name());
     };
     lock.set_len(0).context("write the lock")?;
     writeln!(lock, "{}", std::process::id()).context("write the lock")?;
@@ -60,9 +60,9 @@ pub fn runtime(
 ///
 /// # Errors
 /// When it has not within a minute.
-pub fn wait_for_daemon(profile: &Profile) -> anyhow::Result<()> {
+pub fn wait_for_daemon(member: &Member) -> anyhow::Result<()> {
     let began = Instant::now();
-    while is_locked(&profile.lock()) {
+    while is_locked(&member.lock()) {
         if began.elapsed() > Duration::from_secs(60) {
             bail!("the daemon does not end; see: sudo skiff logs -n 20");
         }
@@ -81,18 +81,18 @@ fn is_locked(path: &Path) -> bool {
 ///
 /// # Errors
 /// All that could not be removed.
-pub fn tear_down(profile: &Profile) -> anyhow::Result<()> {
-    wait_for_daemon(profile)?;
+pub fn tear_down(member: &Member) -> anyhow::Result<()> {
+    wait_for_daemon(member)?;
     let runtime = runtime("teardown", 1, None)?;
-    runtime.block_on(remove(profile, None))
+    runtime.block_on(remove(member, None))
 }
 
 /// Ends the shim, or what a dead one has left, and removes the host's side of the network.
 ///
 /// # Errors
 /// All that could not be removed.
-pub async fn remove(profile: &Profile, shim: Option<runtime::Runtime>) -> anyhow::Result<()> {
-    let options = super::components::shim_options(profile);
+pub async fn remove(member: &Member, shim: Option<runtime::Runtime>) -> anyhow::Result<()> {
+    let options = super::components::shim_options(member);
     let shim = match shim {
         Some(shim) => Some(shim),
         None => runtime::Runtime::connect(options.clone()).await.ok().map(|(shim, _)| shim),
@@ -103,7 +103,11 @@ pub async fn remove(profile: &Profile, shim: Option<runtime::Runtime>) -> anyhow
     };
     // A shim that died with the answer on its lips has left its containers.
     let swept = runtime::Runtime::remove_leftovers(options).await;
-    let unlinked = super::components::remove_host_network(profile).await;
+    // The host's part is the whole cluster's and goes with the first node, which goes last.
+    let unlinked = match member.is_control_plane() {
+        true => super::network::remove_from_host(&member.profile).await,
+        false => Ok(()),
+    };
     let failures: Vec<String> = [
         ended.and(swept).err().map(|e| format!("end the node: {e}")),
         unlinked.err().map(|e| format!("{e:#}")),

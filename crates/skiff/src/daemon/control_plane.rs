@@ -1,0 +1,90 @@
+//! The control plane, which the first node runs: API server, controllers, scheduler, the add-ons' objects.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use anyhow::Context;
+use cluster::pki::{Authority, Identity, Subject};
+use cluster::{API_PORT, CLUSTER_DOMAIN, DNS_SERVICE, KUBERNETES_SERVICE};
+use kube::Client;
+use tokio::net::TcpListener;
+
+use super::components::{Parts, Tasks};
+use super::report::Report;
+use super::{addons, tls};
+
+impl Parts {
+    /// Starts the control plane; gives the API server, through which everything on this node talks to it.
+    ///
+    /// # Errors
+    /// What kept it from starting.
+    pub(super) async fn control_plane(
+        &self,
+        authority: &Authority,
+        report: &Report,
+        tasks: &mut Tasks,
+    ) -> anyhow::Result<Arc<apiserver::ApiServer>> {
+        report.step("Starting the API server");
+        let api = self.api_server(authority, tasks).await?;
+        let client = |user: &str| Client::new(api.in_process(user, &["system:masters"]), "default");
+        report.step("Starting controllers, scheduler and node agent");
+        self.controllers(authority, client("system:kube-controller-manager"), tasks)?;
+        let scheduling = scheduler::run(client("system:kube-scheduler"), self.components.clone());
+        tasks.spawn(async { ("the scheduler", scheduling.await.map_err(Into::into)) });
+        let addon = dns::addon::AddonConfig::new(IpAddr::V4(DNS_SERVICE));
+        addons::apply(&client("system:addon-manager"), dns::addon::manifests(&addon)).await?;
+        Ok(api)
+    }
+
+    async fn api_server(
+        &self,
+        authority: &Authority,
+        tasks: &mut Tasks,
+    ) -> anyhow::Result<Arc<apiserver::ApiServer>> {
+        let store = storage::Embedded::open(&self.member.profile.store(), storage::Options::default())?;
+        let subject = Subject { user: "kube-apiserver-kubelet-client", groups: &["system:masters"] };
+        let config = apiserver::Config {
+            advertise_address: IpAddr::V4(self.network.node),
+            advertise_port: API_PORT,
+            service_cidr: cluster::SERVICE_CIDR.parse().context("the service network")?,
+            node_ports: 30000..=32767,
+            client_ca: vec![authority.certificate.clone()],
+            service_account_key: authority.service_account_key_pem.clone(),
+            service_account_issuer: format!("https://kubernetes.default.svc.{CLUSTER_DOMAIN}"),
+            kubelet_tls: Arc::new(tls::client(authority, &authority.client(subject)?)?),
+        };
+        let api = apiserver::ApiServer::new(config, Arc::new(store)).await.context("start the API server")?;
+        let serving = tls::server(authority, &self.api_identity(authority)?)?;
+        let address = SocketAddr::from((self.network.node, API_PORT));
+        let listener = TcpListener::bind(address).await.with_context(|| format!("listen on {address}"))?;
+        let served = api.clone().serve(listener, serving, self.components.clone());
+        tasks.spawn(async {
+            served.await;
+            ("the API server", Ok(()))
+        });
+        Ok(api)
+    }
+
+    fn api_identity(&self, authority: &Authority) -> anyhow::Result<Identity> {
+        let services = ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost"];
+        let mut names: Vec<String> = services.map(str::to_owned).into();
+        names.push(format!("kubernetes.default.svc.{CLUSTER_DOMAIN}"));
+        names.push(self.member.name());
+        let addresses = [self.network.node, KUBERNETES_SERVICE, Ipv4Addr::LOCALHOST].map(IpAddr::V4);
+        Ok(authority.server(Subject { user: "kube-apiserver", groups: &[] }, &names, &addresses)?)
+    }
+
+    fn controllers(&self, authority: &Authority, client: Client, tasks: &mut Tasks) -> anyhow::Result<()> {
+        let config = controllers::Config {
+            ca_pem: authority.certificate_pem.clone(),
+            cluster_cidr: cluster::POD_CIDR.parse().context("the pod network")?,
+            node_cidr_mask: 24,
+        };
+        let running = controllers::run(client, config, self.components.clone());
+        tasks.spawn(async {
+            running.await;
+            ("the controller manager", Ok(()))
+        });
+        Ok(())
+    }
+}

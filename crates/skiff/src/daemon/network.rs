@@ -1,0 +1,139 @@
+//! A node's place in the networks around it: the host's bridge, its own address, its way to the Pods of other nodes.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context;
+use client::Informer;
+use cluster::{Member, Network, Profile};
+use k8s_openapi::api::core::v1::Node;
+use kube::{Api, Client, ResourceExt};
+use podnet::{PeerRoutes, Peers};
+
+/// All clusters' volatile directory.
+fn run_root(profile: &Profile) -> &Path {
+    profile.run_dir.parent().unwrap_or(&profile.run_dir)
+}
+
+/// Takes the cluster's part of the host's network away.
+///
+/// # Errors
+/// All that could not be removed.
+pub async fn remove_from_host(profile: &Profile) -> anyhow::Result<()> {
+    let (name, dir) = (profile.name.clone(), run_root(profile).to_owned());
+    let removed = tokio::task::spawn_blocking(move || podnet::HostNetwork::remove(&name, &dir)).await;
+    removed.context("remove the host's links and rules")?.context("remove the host's links and rules")
+}
+
+/// Bridge, link and addresses; gives the cluster's network and this node's address. The subnet is chosen once, by the
+/// first node, and kept.
+///
+/// # Errors
+/// What could not be set up.
+pub async fn prepare(member: &Member, netns: Arc<OwnedFd>) -> anyhow::Result<(Network, Ipv4Addr)> {
+    let member = member.clone();
+    let work = move || {
+        let profile = &member.profile;
+        let known = profile.network()?;
+        let subnet = match &known {
+            Some(network) => ipnet::Ipv4Net::new(network.gateway, network.prefix)?.trunc(),
+            None => podnet::subnet::choose(&podnet::used_networks(&profile.name)?).context(
+                "every private network of ours is in use by this host; free one of 192.168.0.0/16",
+            )?,
+        };
+        let run_dir = run_root(profile).to_owned();
+        let host = podnet::HostNetwork { profile: profile.name.clone(), subnet, run_dir };
+        host.ensure().context("make the host's bridge")?;
+        let no_room = || format!("the node network {subnet} has no room for node {}", member.number);
+        let address = host.node_address(member.number).with_context(no_room)?;
+        let first = host.node_address(1).with_context(no_room)?;
+        host.attach_node(&member.name(), netns.as_fd(), address).context("connect the node to the bridge")?;
+        let node = podnet::NodeNetwork {
+            address,
+            gateway: host.gateway(),
+            pod_networks: vec![cluster::POD_CIDR.parse().context("the pod network")?],
+        };
+        node.setup(netns.as_fd()).context("set up the node's network")?;
+        let network = Network { gateway: host.gateway(), node: first.addr(), prefix: first.prefix_len() };
+        if known.as_ref() != Some(&network) {
+            profile.set_network(&network)?;
+        }
+        anyhow::Ok((network, address.addr()))
+    };
+    tokio::task::spawn_blocking(work).await.context("set up the network")?
+}
+
+/// Keeps the routes to the other nodes' Pods as the Node objects say; ends only when it cannot go on.
+///
+/// # Errors
+/// When the routes cannot be read or the Nodes not be followed.
+pub async fn follow_peers(client: Client, own: String, netns: Arc<OwnedFd>) -> anyhow::Result<()> {
+    let nodes = Informer::<Node>::start(Api::all(client), kube::runtime::watcher::Config::default());
+    let mut changes = nodes.subscribe();
+    nodes.synced().await?;
+    let open = move || PeerRoutes::open(netns.as_fd());
+    let mut routes = tokio::task::spawn_blocking(open).await?.context("read the node's routes")?;
+    loop {
+        let wanted = peers(nodes.list().iter().map(AsRef::as_ref), &own);
+        let work = move || {
+            let outcome = routes.sync(&wanted);
+            (routes, outcome)
+        };
+        let outcome;
+        (routes, outcome) = tokio::task::spawn_blocking(work).await?;
+        if let Err(error) = outcome {
+            tracing::warn!("routes to the other nodes' Pods: {error}");
+        }
+        if changes.recv().await.is_none() {
+            anyhow::bail!("the nodes are no longer followed");
+        }
+        while changes.try_recv().is_ok() {}
+    }
+}
+
+/// The ranges of all nodes but `own`, each by way of its node's internal address of the same family.
+fn peers<'a>(nodes: impl Iterator<Item = &'a Node>, own: &str) -> Peers {
+    let mut peers = Peers::new();
+    for node in nodes.filter(|node| node.name_any() != own) {
+        let ranges = node.spec.iter().flat_map(|spec| spec.pod_cidrs.iter().flatten());
+        let rows = node.status.iter().flat_map(|status| status.addresses.iter().flatten());
+        let addresses: Vec<IpAddr> =
+            rows.filter(|row| row.type_ == "InternalIP").filter_map(|row| row.address.parse().ok()).collect();
+        for range in ranges.filter_map(|range| range.parse::<ipnet::IpNet>().ok()) {
+            let via = addresses.iter().find(|address| address.is_ipv4() == range.addr().is_ipv4());
+            peers.extend(via.map(|via| (range, *via)));
+        }
+    }
+    peers
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::*;
+
+    fn node(name: &str, range: Option<&str>, address: &str) -> Node {
+        serde_json::from_value(serde_json::json!({
+            "metadata": {"name": name},
+            "spec": {"podCIDRs": range.into_iter().collect::<Vec<_>>()},
+            "status": {"addresses": [
+                {"type": "Hostname", "address": name}, {"type": "InternalIP", "address": address}]},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn every_other_nodes_range_goes_by_its_address() {
+        let nodes = [
+            node("demo", Some("10.244.0.0/24"), "192.168.49.2"),
+            node("demo-m02", Some("10.244.1.0/24"), "192.168.49.3"),
+            node("young", None, "192.168.49.4"),
+            node("odd", Some("10.244.9.0/24"), "not an address"),
+            node("six", Some("10.244.8.0/24"), "fd00::5"),
+        ];
+        let wanted = Peers::from([("10.244.1.0/24".parse().unwrap(), "192.168.49.3".parse().unwrap())]);
+        assert_eq!(peers(nodes.iter(), "demo"), wanted);
+    }
+}
