@@ -44,9 +44,14 @@ impl Client {
         ]
     }
 
-    /// The start of a shell line.
+    /// The start of a shell line. In the foreground: a shell that does not exec its last command (dash) would leave
+    /// kubectl in a background process group, and the terminal would stop it.
     pub fn line(&self, kubectl: &str) -> String {
-        format!("HOME={} timeout 30 {kubectl} {}", self.home.path().display(), self.flags().join(" "))
+        format!(
+            "HOME={} timeout --foreground 30 {kubectl} {}",
+            self.home.path().display(),
+            self.flags().join(" ")
+        )
     }
 
     pub fn command(&self, kubectl: &str, args: &[&str]) -> Command {
