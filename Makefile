@@ -20,7 +20,7 @@ run: build ## Build, start a cluster and walk through its main job (root or sudo
 	@$(SUDO) hack/tour.sh $(abspath $(RELEASE))
 
 test: deps lint images ## Format, lints, licences, unit, network and end-to-end tests (root)
-	SKIFF_TEST_IMAGES=$(IMAGES) cargo test --workspace
+	SKIFF_TEST_IMAGES=$(IMAGES) hack/test.sh
 
 deps: ## Install what the tests need: kubectl if there is none, Debian packages, cargo-deny
 	@hack/test-deps.sh
