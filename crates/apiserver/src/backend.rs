@@ -67,7 +67,9 @@ impl Backend {
         let path = ResourcePath { namespace: namespace.into(), name: name.into(), ..ResourcePath::default() };
         let user = UserInfo::new("system:apiserver", &["system:masters"]);
         let access = (Arc::new(self.clone()) as Arc<dyn Objects>, Arc::new(Itself) as Arc<dyn Authorizer>);
-        Ok(Call::new(&self.core, row, &path, Query::default(), user, access))
+        let mut call = Call::new(&self.core, row, &path, Query::default(), user, access);
+        call.internal = true;
+        Ok(call)
     }
 }
 

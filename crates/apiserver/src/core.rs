@@ -90,6 +90,8 @@ pub struct Call {
     pub has_rest: bool,
     /// The write is a server-side apply: it keeps account of field owners itself.
     pub applies: bool,
+    /// The server itself asks, or what is asked was admitted under another name: admission is not asked again.
+    pub internal: bool,
 }
 
 impl Call {
@@ -131,6 +133,7 @@ impl Call {
             rest,
             has_rest,
             applies: false,
+            internal: false,
         }
     }
 

@@ -4,6 +4,7 @@
 //! ([`strategy::Strategy`]); every verb, watch, patch, table and discovery document is written once. Objects
 //! are stored and sent as JSON bytes and are parsed only where a rule needs their fields.
 
+pub mod admission;
 pub mod alloc;
 pub mod auth;
 pub mod backend;

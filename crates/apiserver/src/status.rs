@@ -3,6 +3,7 @@
 //! Texts and reasons are those clients match on; one constructor per way to fail, so that no handler
 //! spells a message itself.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde_json::{Map, Value, json};
@@ -40,7 +41,7 @@ pub struct Details {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Inner {
     code: u16,
-    reason: &'static str,
+    reason: Cow<'static, str>,
     message: String,
     details: Option<Details>,
 }
@@ -59,8 +60,8 @@ impl fmt::Display for Status {
 
 impl Status {
     /// A failure with a code and a reason, without details.
-    pub fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
-        Status(Box::new(Inner { code, reason, message: message.into(), details: None }))
+    pub fn new(code: u16, reason: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
+        Status(Box::new(Inner { code, reason: reason.into(), message: message.into(), details: None }))
     }
 
     /// Adds details.
@@ -76,8 +77,8 @@ impl Status {
     }
 
     /// Reason such as `NotFound`.
-    pub fn reason(&self) -> &'static str {
-        self.0.reason
+    pub fn reason(&self) -> &str {
+        &self.0.reason
     }
 
     /// Human-readable message.
@@ -220,8 +221,11 @@ impl Status {
     pub fn to_value(&self) -> Value {
         let mut out = json!({
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-            "message": self.0.message, "reason": self.0.reason,
+            "message": self.0.message,
         });
+        if !self.0.reason.is_empty() {
+            out["reason"] = self.0.reason.as_ref().into();
+        }
         if let Some(details) = &self.0.details {
             out["details"] = details.to_value();
         }

@@ -12,11 +12,9 @@ use http_body_util::BodyExt as _;
 use hyper::client::conn::http1;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 
+use super::dial;
 use super::target::{Security, Target};
 use crate::core::Call;
 use crate::server::{Body, full};
@@ -24,9 +22,6 @@ use crate::status::Status;
 
 /// A target that does not take a connection in this time is down.
 const DIAL: Duration = Duration::from_secs(10);
-
-trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
 /// Sends the request to the target and answers what it answers.
 ///
@@ -62,20 +57,14 @@ fn unreachable(why: impl std::fmt::Display) -> Status {
     Status::unavailable(format!("error trying to reach service: {why}"))
 }
 
-async fn dial(call: &Call, target: &Target) -> Result<Box<dyn Stream>, Status> {
-    let place = format!("{}:{}", target.host, target.port);
-    let tcp = TcpStream::connect((target.host.as_str(), target.port)).await;
-    let tcp = tcp.map_err(|e| unreachable(format!("dial {place}: {e}")))?;
-    let _ = tcp.set_nodelay(true);
-    let config = match target.security {
-        Security::Plain => return Ok(Box::new(tcp)),
-        Security::Kubelet => call.core.config.kubelet_tls.clone(),
-        Security::Unverified => tls::unverified().map_err(Status::internal)?,
+async fn dial(call: &Call, target: &Target) -> Result<Box<dyn dial::Stream>, Status> {
+    let tls = match target.security {
+        Security::Plain => None,
+        Security::Kubelet => Some(call.core.config.kubelet_tls.clone()),
+        Security::Unverified => Some(tls::unverified().map_err(Status::internal)?),
     };
-    let name =
-        ServerName::try_from(target.host.clone()).map_err(|e| unreachable(format!("dial {place}: {e}")))?;
-    let stream = TlsConnector::from(config).connect(name, tcp).await;
-    Ok(Box::new(stream.map_err(|e| unreachable(format!("TLS with {place}: {e}")))?))
+    let tls = tls.map(|config| (config, target.host.as_str()));
+    dial::open(&target.host, target.port, tls).await.map_err(unreachable)
 }
 
 /// The request as the target gets it: its own path, none of our credentials.

@@ -3,12 +3,14 @@
 //! Here only the target is found; bytes are passed on untouched, upgraded connections (WebSocket, SPDY/3.1) included,
 //! so that the streaming protocols live in one place, the kubelet.
 
+pub(crate) mod dial;
 mod forward;
-mod target;
+pub(crate) mod target;
 
 use http::header::{HeaderValue, LOCATION};
 use http::{Method, Request, Response, StatusCode};
 
+use crate::admission::{self, Operation, Write};
 use crate::core::Call;
 use crate::rest::answer::{Answer, Payload};
 use crate::server::{Body, full};
@@ -26,6 +28,9 @@ pub fn is_connection(call: &Call) -> bool {
 /// 400, 404, 405 for requests without a target; 503 for targets that cannot be reached.
 pub async fn connect(call: &Call, request: Request<Body>) -> Result<Answer, Status> {
     check_method(call, request.method())?;
+    let options = target::options(call);
+    let write = Write { operation: Operation::Connect, new: Some(&options), old: None };
+    admission::check(call, write).await?;
     if call.cx.subresource == "proxy"
         && !call.has_rest
         && matches!(*request.method(), Method::GET | Method::HEAD)

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use form_urlencoded::Serializer;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::core::Call;
-use crate::object::meta;
+use crate::objects::Objects;
 use crate::resource::GroupResource;
 use crate::status::Status;
 
@@ -230,23 +230,35 @@ async fn pod_proxy(call: &Call) -> Result<Target, Status> {
 
 async fn service_proxy(call: &Call) -> Result<Target, Status> {
     let (scheme, name, port) = split_name(call.name());
-    let service = get(call, "services", name).await?;
+    let (host, port) = endpoint(call.cx.objects.as_ref(), call.namespace(), name, port).await?;
+    Ok(Target { host, port, security: security(scheme), path: rest(call) })
+}
+
+/// One of the ready endpoints of a Service's port, given by number or name (or, if it has only one, not at all).
+///
+/// # Errors
+/// 404, 503 without an endpoint.
+pub async fn endpoint(
+    objects: &dyn Objects,
+    namespace: &str,
+    name: &str,
+    port: &str,
+) -> Result<(String, u16), Status> {
+    let find = async |plural: &str| objects.get(&GroupResource::new("", plural), namespace, name).await;
+    let service = find("services").await?.ok_or_else(|| Status::not_found("", "services", name))?;
     let none = || Status::unavailable(format!("no endpoints available for service {name:?}"));
     let mut port_name = port.to_owned();
     let service_ports = service["spec"]["ports"].as_array().map_or(&[][..], Vec::as_slice);
     if let Ok(number) = port.parse::<u64>() {
         let found = service_ports.iter().find(|p| p["port"] == number);
         let found = found.ok_or_else(|| {
-            Status::unavailable(format!(
-                "no service port {number} found for service {:?}",
-                meta(&service, "name")
-            ))
+            Status::unavailable(format!("no service port {number} found for service {name:?}"))
         })?;
         port_name = found["name"].as_str().unwrap_or_default().to_owned();
     } else if port.is_empty() && service_ports.len() == 1 {
         port_name = service_ports[0]["name"].as_str().unwrap_or_default().to_owned();
     }
-    let endpoints = get(call, "endpoints", name).await.map_err(|_| none())?;
+    let endpoints = find("endpoints").await?.ok_or_else(none)?;
     let mut choices = Vec::new();
     for subset in endpoints["subsets"].as_array().into_iter().flatten() {
         let ports = subset["ports"].as_array().into_iter().flatten();
@@ -261,8 +273,35 @@ async fn service_proxy(call: &Call) -> Result<Target, Status> {
     if choices.is_empty() {
         return Err(none());
     }
-    let (host, port) = choices.swap_remove(rand::random_range(0..choices.len()));
-    Ok(Target { host, port, security: security(scheme), path: rest(call) })
+    Ok(choices.swap_remove(rand::random_range(0..choices.len())))
+}
+
+/// The options of a connection as the object that admission sees (`PodExecOptions` and its like).
+pub fn options(call: &Call) -> Value {
+    let sub = call.row.subresources.iter().find(|s| s.name == call.cx.subresource);
+    let kind = sub.map_or("", |s| s.kind.as_str());
+    let mut out = json!({"kind": kind, "apiVersion": "v1"});
+    let query = &call.query;
+    match call.cx.subresource.as_str() {
+        "proxy" => out["path"] = format!("/{}", call.rest).into(),
+        "portforward" => {
+            let ports: Vec<u64> = query.all("ports").filter_map(|p| p.parse().ok()).collect();
+            out["ports"] = json!(ports);
+        }
+        "exec" | "attach" => {
+            for key in ["stdin", "stdout", "stderr", "tty"].into_iter().filter(|key| query.flag(key)) {
+                out[key] = true.into();
+            }
+            if query.has("container") {
+                out["container"] = query.get("container").into();
+            }
+            if query.has("command") {
+                out["command"] = query.all("command").map(Value::from).collect();
+            }
+        }
+        _ => {}
+    }
+    out
 }
 
 #[cfg(test)]

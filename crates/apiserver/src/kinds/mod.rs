@@ -4,6 +4,7 @@
 //! something are types of their own. Field paths, reasons and texts are upstream's: clients match on them.
 
 pub mod access;
+pub mod admission;
 pub mod batch;
 pub mod checks;
 pub mod cluster;
@@ -83,6 +84,8 @@ fn plain(group: &str, plural: &str) -> Option<Rules> {
         ("", "podtemplates") => workload::POD_TEMPLATE,
         ("", "replicationcontrollers") => workload::REPLICATION_CONTROLLER,
         ("", "resourcequotas") => cluster::RESOURCE_QUOTA,
+        ("admissionregistration.k8s.io", "mutatingwebhookconfigurations") => admission::MUTATING_WEBHOOKS,
+        ("admissionregistration.k8s.io", "validatingwebhookconfigurations") => admission::VALIDATING_WEBHOOKS,
         ("apps", "controllerrevisions") => workload::CONTROLLER_REVISION,
         ("apps", "daemonsets") => workload::DAEMON_SET,
         ("apps", "deployments") => workload::DEPLOYMENT,

@@ -5,6 +5,11 @@ use serde_json::Value;
 use super::value::{int, list, text, unset};
 use crate::field::{FieldError, FieldErrors};
 
+/// A field below a path, which is empty at the top of the object.
+fn join(path: &str, key: &str) -> String {
+    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
+}
+
 impl FieldErrors {
     /// The sentences of a form check, all about one value.
     pub fn messages(&mut self, path: &str, value: impl Into<Value>, messages: Vec<String>) {
@@ -16,7 +21,7 @@ impl FieldErrors {
 
     /// A text field that must be there and must have a form.
     pub fn form(&mut self, object: &Value, path: &str, key: &str, check: fn(&str) -> Vec<String>) {
-        let (path, value) = (format!("{path}.{key}"), text(object, key));
+        let (path, value) = (join(path, key), text(object, key));
         if value.is_empty() {
             self.push(FieldError::required(path, ""));
         } else {
@@ -34,7 +39,7 @@ impl FieldErrors {
     /// A text field that must be there.
     pub fn present(&mut self, object: &Value, path: &str, key: &str) {
         if unset(&object[key]) {
-            self.push(FieldError::required(format!("{path}.{key}"), ""));
+            self.push(FieldError::required(join(path, key), ""));
         }
     }
 
@@ -42,7 +47,7 @@ impl FieldErrors {
     pub fn one_of(&mut self, object: &Value, path: &str, key: &str, supported: &[&str]) {
         let value = text(object, key);
         if !supported.contains(&value) {
-            self.push(FieldError::not_supported(format!("{path}.{key}"), value, supported));
+            self.push(FieldError::not_supported(join(path, key), value, supported));
         }
     }
 
@@ -59,7 +64,7 @@ impl FieldErrors {
             && n < 0
         {
             let why = "must be greater than or equal to 0";
-            self.push(FieldError::invalid(format!("{path}.{key}"), n, why));
+            self.push(FieldError::invalid(join(path, key), n, why));
         }
     }
 
@@ -68,7 +73,7 @@ impl FieldErrors {
         if let Some(n) = int(object, key)
             && n <= 0
         {
-            self.push(FieldError::invalid(format!("{path}.{key}"), n, "must be greater than 0"));
+            self.push(FieldError::invalid(join(path, key), n, "must be greater than 0"));
         }
     }
 
@@ -78,7 +83,7 @@ impl FieldErrors {
         for (i, element) in list(object, list_key).iter().enumerate() {
             let value = text(element, key);
             if !value.is_empty() && seen.contains(&value) {
-                self.push(FieldError::duplicate(format!("{path}.{list_key}[{i}].{key}"), value));
+                self.push(FieldError::duplicate(join(path, &format!("{list_key}[{i}].{key}")), value));
             }
             seen.push(value);
         }

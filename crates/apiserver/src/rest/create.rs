@@ -6,6 +6,7 @@ use storage::KeyValue;
 
 use super::answer::{self, Answer};
 use super::owners;
+use crate::admission::{self, Operation, Write};
 use crate::core::{Call, store_error};
 use crate::field::FieldErrors;
 use crate::meta as rules;
@@ -58,7 +59,10 @@ pub async fn store_new(call: &Call, body: Value) -> Result<Stored, Status> {
     call.strategy.default(&mut object);
     call.strategy.prepare_create(&call.cx, &mut object);
     call.strategy.admit(&call.cx, &mut object, None).await?;
+    admission::mutate(call, &mut object, None).await?;
     validate(call, &object)?;
+    let write = Write { operation: Operation::Create, new: Some(&object), old: None };
+    admission::check(call, write).await?;
     owners::note(call, None, &mut object);
     let reservation = call.strategy.allocate(&call.cx, &mut object, None).await?;
     if call.cx.dry_run {

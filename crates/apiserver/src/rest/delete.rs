@@ -7,6 +7,7 @@ use storage::KeyValue;
 
 use super::answer::{self, Answer};
 use super::list::{self, Filter};
+use crate::admission::{self, Operation, Write};
 use crate::body;
 use crate::core::{Call, store_error};
 use crate::field::{FieldError, FieldErrors};
@@ -200,6 +201,8 @@ pub async fn remove(call: &Call, name: &str, options: &Options) -> Result<Outcom
         let old = call.parse(&kv)?;
         check_preconditions(call, name, options, &old)?;
         call.strategy.admit_delete(&call.cx, &old).await?;
+        let write = Write { operation: Operation::Delete, new: None, old: Some(&old) };
+        admission::check(call, write).await?;
         let step = plan(call, name, options, &old)?;
         if options.dry_run {
             return Ok(match step {

@@ -54,7 +54,10 @@ pub async fn dispatch(
 }
 
 /// The object with the replicas of a Scale.
-fn scaled(call: &Call, old: &Value, scale: &Value) -> Result<Value, Status> {
+///
+/// # Errors
+/// 422 for a negative number.
+pub fn scaled(call: &Call, old: &Value, scale: &Value) -> Result<Value, Status> {
     let replicas = scale["spec"]["replicas"].as_i64().unwrap_or(0);
     if replicas < 0 {
         let mut errors = FieldErrors::new();
@@ -80,7 +83,7 @@ fn set_path(object: &mut Value, path: &str, value: Value) {
 }
 
 /// The Scale of an object.
-fn view(call: &Call, object: &Value) -> Value {
+pub fn view(call: &Call, object: &Value) -> Value {
     let mut metadata = Map::new();
     for key in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
         if !meta(object, key).is_empty() {

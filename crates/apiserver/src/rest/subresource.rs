@@ -9,6 +9,7 @@ use super::answer::{self, Answer};
 use super::patch::{self, Patch};
 use super::update::{self, MakeNew, Part};
 use super::{Expected, decode_object, delete, scale};
+use crate::admission::{self, Operation, Write};
 use crate::core::Call;
 use crate::field::{FieldError, FieldErrors};
 use crate::object::{self, make_child, meta};
@@ -132,6 +133,8 @@ fn assign(name: &str, pod: &Value, binding: &Value, node: &str) -> Result<Value,
 /// Deletes a Pod if its disruption budget allows.
 async fn evict(call: &Call, sub: &Subresource, body: Bytes) -> Result<Answer, Status> {
     let eviction = decode_object(call, sub, body)?;
+    let write = Write { operation: Operation::Create, new: Some(&eviction), old: None };
+    admission::check(call, write).await?;
     let named = meta(&eviction, "name");
     if !named.is_empty() && named != call.name() {
         return Err(Status::bad_request("name in URL does not match name in Eviction object"));
@@ -148,7 +151,9 @@ async fn evict(call: &Call, sub: &Subresource, body: Bytes) -> Result<Answer, St
     if !options.dry_run() {
         take_from_budget(call, &pod).await?;
     }
-    delete::remove(call, call.name(), &options).await?;
+    // Admitted as an eviction; it is not a delete as well.
+    inner.internal = true;
+    delete::remove(&inner, call.name(), &options).await?;
     Ok(created())
 }
 

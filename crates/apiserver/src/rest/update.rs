@@ -7,6 +7,7 @@ use storage::KeyValue;
 use super::answer::{self, Answer};
 use super::create::{self, Stored};
 use super::owners;
+use crate::admission::{self, Operation, Write};
 use crate::core::{Call, store_error};
 use crate::field::{FieldError, FieldErrors};
 use crate::meta as rules;
@@ -111,7 +112,10 @@ async fn attempt(
     carry_over(call, part, &mut new, &old);
     prepare(call, part, &mut new, &old);
     call.strategy.admit(&call.cx, &mut new, Some(&old)).await?;
+    admission::mutate(call, &mut new, Some(&old)).await?;
     validate(call, part, &new, &old)?;
+    let write = Write { operation: Operation::Update, new: Some(&new), old: Some(&old) };
+    admission::check(call, write).await?;
     count_generation(call, &mut new, &old);
     owners::note(call, Some(&old), &mut new);
     let reservation = call.strategy.allocate(&call.cx, &mut new, Some(&old)).await?;
