@@ -3,7 +3,7 @@
 //! ```text
 //! index.json           the table of contents, replaced by rename
 //! lock                 flock()ed while the table changes
-//! blobs/sha256/<hex>   manifests, configurations, layers as they came
+//! blobs/sha256/<hex>   manifests, configurations (flock()ed, shared, by whoever runs the image), layers as they came
 //! layers/<hex>         unpacked, by chain id
 //! tmp/<session>/       a running process's unfinished work; its flock() tells it from garbage
 //! ```
@@ -72,6 +72,19 @@ impl Files {
     /// Held while the table of contents is read, changed and written.
     pub fn lock(&self) -> Result<Flock<File>> {
         lock(&self.root)
+    }
+
+    /// Says to all processes that the image of this configuration is in use, until dropped.
+    pub fn lease(&self, image: &Digest) -> Result<Flock<File>> {
+        let path = self.blob(image);
+        let file = File::open(&path).at("open", &path)?;
+        Flock::lock(file, FlockArg::LockSharedNonblock).map_err(|(_, errno)| errno).at("lock", &path)
+    }
+
+    /// Whether some process holds a lease. The store's lock is held, so that none comes up meanwhile.
+    pub fn is_leased(&self, image: &Digest) -> bool {
+        let Ok(file) = File::open(self.blob(image)) else { return false };
+        Flock::lock(file, FlockArg::LockExclusiveNonblock).is_err()
     }
 
     /// A fresh path for unfinished work, removed when dropped.

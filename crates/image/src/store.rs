@@ -9,6 +9,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
+use nix::fcntl::Flock;
 use oci_spec::image::ImageConfiguration;
 use parking_lot::Mutex;
 
@@ -23,8 +24,6 @@ pub struct Store {
     pub(crate) files: Files,
     pub(crate) registries: RegistryConfig,
     cache: Mutex<Option<(Stamp, Arc<Index>)>>,
-    /// How many containers run from an image.
-    leases: Arc<Mutex<HashMap<Digest, usize>>>,
     /// Digests that work under way counts on although no image has them yet.
     pins: Arc<Mutex<HashMap<Digest, usize>>>,
     locks: Mutex<HashMap<Digest, Weak<tokio::sync::Mutex<()>>>>,
@@ -58,13 +57,17 @@ impl Image {
     }
 }
 
-/// Keeps an image from being removed while a container runs from it; ends when dropped.
-pub struct Lease(Counted);
+/// Keeps an image from being removed, by whatever process, while a container runs from it; ends when dropped.
+pub struct Lease {
+    image: Digest,
+    /// Shared, on the image's configuration.
+    _lock: Flock<File>,
+}
 
 impl Lease {
     /// The image's id.
     pub fn image(&self) -> &str {
-        self.0.key.as_str()
+        self.image.as_str()
     }
 }
 
@@ -104,7 +107,6 @@ impl Store {
             files: Files::open(root)?,
             registries,
             cache: Mutex::default(),
-            leases: Arc::default(),
             pins: Arc::default(),
             locks: Mutex::default(),
         };
@@ -129,8 +131,7 @@ impl Store {
         let garbage = {
             let _lock = self.files.lock()?;
             let mut index = self.files.read_index()?;
-            let leased = |id: &Digest| self.leases.lock().contains_key(id);
-            index.remove(reference_or_id, leased)?;
+            index.remove(reference_or_id, |id| self.files.is_leased(id))?;
             self.replace_index(index.clone())?;
             self.collect(&index)?
         };
@@ -143,7 +144,7 @@ impl Store {
         let _lock = self.files.lock()?;
         let index = self.index()?;
         let id = index.find(&image.id).ok_or_else(|| Error::Unknown(image.id.clone()))?;
-        Ok(Lease(count(&self.leases, id.clone())))
+        Ok(Lease { image: id.clone(), _lock: self.files.lease(id)? })
     }
 
     /// Keeps blobs and layers of work under way from being collected.

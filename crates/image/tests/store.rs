@@ -108,6 +108,8 @@ async fn removal_keeps_what_others_share_and_what_runs() {
     assert_eq!(count(dir.path(), "layers"), 3);
     assert!(b.layers.iter().all(|layer| layer.is_dir()));
     assert!(matches!(store.remove("b:1"), Err(Error::InUse(_))));
+    let other = open(dir.path());
+    assert!(matches!(other.remove(&b.id), Err(Error::InUse(_))), "another process's lease counts too");
     assert!(store.get("b:1").is_some());
     drop(lease);
     store.remove(&b.id).unwrap();
