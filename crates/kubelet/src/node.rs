@@ -282,8 +282,7 @@ async fn register(agent: &Agent) -> Result<Node, kube::Error> {
     let name = agent.config.node_name.as_str();
     match api.create(&PostParams::default(), &node).await {
         Err(kube::Error::Api(status)) if status.code == 409 => {
-            let patch = json!({"metadata": {"labels": node.metadata.labels, "annotations": node.metadata.annotations}});
-            api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await
+            api.patch(name, &PatchParams::default(), &Patch::Merge(additions(&node.metadata))).await
         }
         created => {
             if created.is_ok() {
@@ -293,6 +292,13 @@ async fn register(agent: &Agent) -> Result<Node, kube::Error> {
             created
         }
     }
+}
+
+/// The labels and annotations of a node that exists already are its users' too: ours are added, a `null` would wipe all.
+fn additions(metadata: &ObjectMeta) -> serde_json::Value {
+    let (labels, annotations) = (metadata.labels.as_ref(), metadata.annotations.as_ref());
+    let none = BTreeMap::new();
+    json!({"metadata": {"labels": labels.unwrap_or(&none), "annotations": annotations.unwrap_or(&none)}})
 }
 
 async fn report(agent: &Agent, status: &NodeStatus) -> Result<(), kube::Error> {
@@ -349,6 +355,15 @@ mod tests {
         );
         let info = system_info();
         assert!(!info.kernel_version.is_empty() && !info.boot_id.is_empty());
+    }
+
+    #[test]
+    fn registering_again_takes_nothing_away() {
+        let bare = additions(&ObjectMeta::default());
+        assert_eq!(bare, json!({"metadata": {"labels": {}, "annotations": {}}}));
+        let labels = Some(BTreeMap::from([("a".to_owned(), "b".to_owned())]));
+        let labelled = additions(&ObjectMeta { labels, ..ObjectMeta::default() });
+        assert_eq!(labelled, json!({"metadata": {"labels": {"a": "b"}, "annotations": {}}}));
     }
 
     #[test]

@@ -28,7 +28,10 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Make the cluster or start it again, and point kubectl at it.
-    Start,
+    Start {
+        #[command(flatten)]
+        options: commands::start::Options,
+    },
     /// Stop Pods and node; objects, images and volumes stay.
     Stop,
     /// Stop the cluster and remove all that it made on this machine.
@@ -57,6 +60,9 @@ enum Command {
     /// Give the cluster images, list and remove them.
     #[command(subcommand)]
     Image(Image),
+    /// Add nodes to the cluster, list, stop, start and delete them.
+    #[command(subcommand)]
+    Node(Node),
     /// Print the versions of skiff and of the Kubernetes API that it serves.
     Version,
     /// Print the completion script of a shell: source <(skiff completion bash).
@@ -107,6 +113,36 @@ pub enum Image {
     },
 }
 
+/// Add nodes to the cluster, list, stop, start and delete them.
+#[derive(Debug, Subcommand)]
+pub enum Node {
+    /// List the nodes with their addresses.
+    #[command(alias = "ls")]
+    List {
+        /// How to print.
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Output,
+    },
+    /// Add a node.
+    Add,
+    /// Start a stopped node again.
+    Start {
+        /// Its name, as `skiff node list` shows it, or short: m02.
+        name: String,
+    },
+    /// Stop a node; Pods that somebody replaces move to the others.
+    Stop {
+        /// Its name, as `skiff node list` shows it, or short: m02.
+        name: String,
+    },
+    /// Take a node out of the cluster for good.
+    #[command(alias = "rm")]
+    Delete {
+        /// Its name, as `skiff node list` shows it, or short: m02.
+        name: String,
+    },
+}
+
 /// How a result is printed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum Output {
@@ -140,13 +176,14 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let profile = cli.profile.as_str();
     let outcome = match cli.command {
-        Command::Start => commands::start::run(profile),
+        Command::Start { options } => commands::start::run(profile, &options),
         Command::Stop => commands::stop::run(profile),
         Command::Delete { all } => commands::delete::run(profile, all),
         Command::Status { output } => return report(commands::status::run(profile, output)),
         Command::Ip => commands::status::ip(profile),
         Command::Logs { follow, lines } => commands::logs::run(profile, follow, lines),
         Command::Image(image) => commands::image::run(profile, image),
+        Command::Node(node) => commands::node::run(profile, node),
         Command::Version => commands::status::version(),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "skiff", &mut std::io::stdout());

@@ -17,6 +17,13 @@ pub enum Request {
     Status,
     /// Stop Pods and node, keep the state, end the daemon.
     Stop,
+    /// The control plane's part of what happens to another node.
+    Node {
+        /// The Node object's name.
+        name: String,
+        /// What happens to it.
+        change: NodeChange,
+    },
     /// Load images from a tar (OCI layout or docker-archive).
     ImageLoad {
         /// The file; the daemon opens it.
@@ -34,6 +41,20 @@ pub enum Request {
         /// The reference.
         reference: String,
     },
+}
+
+/// What happens to a node; see [`Request::Node`].
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum NodeChange {
+    /// It will stop: nothing new is put there, and what runs elsewhere too is moved.
+    Drain,
+    /// It has stopped.
+    Stopped,
+    /// It runs again.
+    Started,
+    /// It is gone for good.
+    Deleted,
 }
 
 /// What the daemon answers, line by line; the last one is `Done` or `Failed`.

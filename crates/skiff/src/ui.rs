@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use anstyle::{AnsiColor, Style};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::control::Reply;
+
 const GREEN: Style = AnsiColor::Green.on_default();
 const RED: Style = AnsiColor::Red.on_default();
 const DIM: Style = Style::new().dimmed();
@@ -33,6 +35,13 @@ impl Steps {
     pub fn detail(&mut self, detail: &str) {
         if let Some((text, _, Some(bar))) = &self.current {
             bar.set_message(format!("{text} {DIM}{detail}{DIM:#}"));
+        }
+    }
+
+    /// Shows what a daemon says of the step that the command line is at.
+    pub fn news(&mut self, news: &Reply) {
+        if let Reply::Step(text) | Reply::Detail(text) = news {
+            self.detail(text);
         }
     }
 

@@ -4,6 +4,8 @@
 //! named by what they prove.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -188,17 +190,20 @@ fn a_second_start_changes_nothing(cluster: &Cluster) {
 
 fn a_killed_daemon_loses_no_acknowledged_write(cluster: &Cluster, kubectl: &Kubectl) {
     let containers = running(kubectl);
+    let written = Arc::new(AtomicUsize::new(0));
     let writer = {
-        let kubectl = kubectl.clone();
+        let (kubectl, written) = (kubectl.clone(), written.clone());
         std::thread::spawn(move || {
             let create = |i: &u32| {
                 let name = format!("write-{i}");
-                kubectl.args(&["create", "configmap", &name, &format!("--from-literal=n={i}")]).ok
+                let created = kubectl.args(&["create", "configmap", &name, &format!("--from-literal=n={i}")]);
+                written.fetch_add(usize::from(created.ok), Ordering::Relaxed);
+                created.ok
             };
             (0..200).take_while(create).collect::<Vec<u32>>()
         })
     };
-    std::thread::sleep(Duration::from_millis(1500));
+    eventually("some writes are acknowledged", SOON, || (written.load(Ordering::Relaxed) >= 5).then_some(()));
     cluster.kill_daemon();
     let acknowledged = writer.join().unwrap();
     assert!(!acknowledged.is_empty() && acknowledged.len() < 200, "{} writes", acknowledged.len());

@@ -21,11 +21,20 @@ impl Cluster {
     /// When it does not start; the daemon's last words are part of the message.
     #[track_caller]
     pub fn start(binary: &str, profile: &str) -> Self {
+        Self::start_with(binary, profile, "")
+    }
+
+    /// The same with flags for `skiff start`, split at blanks.
+    ///
+    /// # Panics
+    /// As [`Cluster::start`].
+    #[track_caller]
+    pub fn start_with(binary: &str, profile: &str, flags: &str) -> Self {
         assert!(nix::unistd::geteuid().is_root(), "end-to-end tests need root: sudo make test");
         let dir = tempfile::tempdir().expect("a temporary directory");
         let cluster = Self { binary: binary.into(), profile: profile.to_owned(), dir };
         cluster.skiff("delete").out();
-        let started = cluster.skiff("start");
+        let started = cluster.skiff(&format!("start {flags}"));
         assert!(started.ok, "{}\n{}", started.stderr, cluster.skiff("logs -n 40").stdout);
         cluster
     }

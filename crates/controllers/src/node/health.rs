@@ -177,6 +177,8 @@ async fn reconcile(ctx: &Context, signs: &Signs, key: ObjectKey) -> Result<Outco
         return Ok(Outcome::Done);
     }
     if let Some(taints) = taints(&node, now) {
+        // As upstream's types: an empty list is no list.
+        let taints = Some(taints).filter(|taints| !taints.is_empty());
         let change = json!({"metadata": lock(&node), "spec": {"taints": taints}});
         let written = api.patch(&key.name, &patch(), &Patch::Merge(change)).await;
         unless_gone(written).doing("set taints of node", &key)?;

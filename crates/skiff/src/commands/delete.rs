@@ -1,5 +1,7 @@
 //! `skiff delete`: the machine as it was before.
 
+use std::path::{Path, PathBuf};
+
 use anyhow::Context;
 use cluster::Profile;
 use cluster::kubeconfig::Kubeconfig;
@@ -24,9 +26,7 @@ fn delete(profile: &Profile) -> anyhow::Result<()> {
         stop(profile)?;
         let mut steps = Steps::new();
         steps.begin("Removing its files");
-        for dir in [&profile.state_dir, &profile.run_dir] {
-            remove(dir)?;
-        }
+        remove_dirs(&[profile.state_dir.clone(), profile.run_dir.clone()])?;
         remove_cgroups();
     }
     let pointed = Kubeconfig::of_user().remove(&profile.name)?;
@@ -38,8 +38,12 @@ fn delete(profile: &Profile) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Removes a directory, and its parent when that was the last one in it.
-fn remove(dir: &std::path::Path) -> anyhow::Result<()> {
+/// Removes directories, and the parent of each when that was the last one in it.
+pub fn remove_dirs(dirs: &[PathBuf]) -> anyhow::Result<()> {
+    dirs.iter().try_for_each(|dir| remove(dir))
+}
+
+fn remove(dir: &Path) -> anyhow::Result<()> {
     match std::fs::remove_dir_all(dir) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
             return Err(e).with_context(|| format!("remove {}", dir.display()));
@@ -55,7 +59,7 @@ fn remove(dir: &std::path::Path) -> anyhow::Result<()> {
 
 /// The cgroup above all clusters goes with the last of them, in every hierarchy; one that is not empty stays.
 fn remove_cgroups() {
-    let root = std::path::Path::new("/sys/fs/cgroup");
+    let root = Path::new("/sys/fs/cgroup");
     let hierarchies = std::fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path());
     for hierarchy in hierarchies.chain([root.to_owned()]) {
         let _ = std::fs::remove_dir(hierarchy.join("skiff"));

@@ -4,6 +4,7 @@ pub mod delete;
 pub mod dns;
 pub mod image;
 pub mod logs;
+pub mod node;
 pub mod start;
 pub mod status;
 pub mod stop;

@@ -9,26 +9,38 @@ use std::time::Instant;
 use anyhow::{Context, bail};
 use cluster::kubeconfig::Kubeconfig;
 use cluster::pki::{Authority, Subject};
-use cluster::{API_PORT, Member, Profile};
+use cluster::{API_PORT, MAX_NODES, Member, Profile};
 
+use super::node::tell;
 use super::{flag, need_root};
-use crate::control::{Reply, Request, ask};
+use crate::control::{NodeChange, Reply, Request, ask};
 use crate::ui::Steps;
 
-/// Starts the cluster.
-pub fn run(name: &str) -> anyhow::Result<()> {
+/// How the cluster is started.
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// How many nodes it has, all on this machine: what is missing is added, none is ever removed.
+    #[arg(short, long, value_parser = clap::value_parser!(u8).range(1..=i64::from(MAX_NODES)))]
+    nodes: Option<u8>,
+}
+
+/// Starts the cluster, or those of its nodes that do not run.
+pub fn run(name: &str, options: &Options) -> anyhow::Result<()> {
     need_root()?;
     let profile = Profile::new(name)?;
     let began = Instant::now();
-    if ask(&profile.control_plane().control_socket(), &Request::Status, |_| ())?.is_some() {
+    let mut steps = Steps::new();
+    let started = match start_members(&profile, options.nodes.unwrap_or(1), &mut steps) {
+        Ok(started) => started,
+        Err(error) => {
+            steps.failed();
+            return Err(error);
+        }
+    };
+    if started == 0 {
         point_kubectl(&profile)?;
         println!("The cluster {name:?} runs already; kubectl uses it.");
         return Ok(());
-    }
-    let mut steps = Steps::new();
-    if let Err(error) = start_daemon(&profile.control_plane(), &mut steps) {
-        steps.failed();
-        return Err(error);
     }
     steps.begin("Pointing kubectl at it");
     point_kubectl(&profile)?;
@@ -39,8 +51,38 @@ pub fn run(name: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Starts all known nodes, the control plane's first, and new ones until there are so many; gives how many it started.
+fn start_members(profile: &Profile, nodes: u8, steps: &mut Steps) -> anyhow::Result<usize> {
+    let mut started = 0;
+    for member in Member::all(profile) {
+        started += usize::from(start_member(&member, steps)?);
+    }
+    while Member::all(profile).len() < usize::from(nodes) {
+        started += usize::from(start_member(&Member::next(profile)?, steps)?);
+    }
+    Ok(started)
+}
+
+/// Starts a node unless it runs; gives whether it did.
+pub fn start_member(member: &Member, steps: &mut Steps) -> anyhow::Result<bool> {
+    if ask(&member.control_socket(), &Request::Status, |_| ())?.is_some() {
+        return Ok(false);
+    }
+    if member.is_control_plane() {
+        start_daemon(member, |news| match news {
+            Reply::Step(text) => steps.begin(text),
+            other => steps.news(other),
+        })?;
+    } else {
+        steps.begin(&format!("Starting node {}", member.name()));
+        start_daemon(member, |news| steps.news(news))?;
+        tell(member, NodeChange::Started, steps)?;
+    }
+    Ok(true)
+}
+
 /// Runs a node's daemon in the background until it says that the node is up.
-fn start_daemon(member: &Member, steps: &mut Steps) -> anyhow::Result<()> {
+fn start_daemon(member: &Member, mut news: impl FnMut(&Reply)) -> anyhow::Result<()> {
     let profile = &member.profile;
     cluster::files::make_public_dir(&member.state_dir())?;
     let log_path = member.log();
@@ -57,13 +99,12 @@ fn start_daemon(member: &Member, steps: &mut Steps) -> anyhow::Result<()> {
     let stdout = daemon.stdout.take().context("read from the daemon")?;
     for line in BufReader::new(stdout).lines() {
         match serde_json::from_str(&line.context("read from the daemon")?).context("read from the daemon")? {
-            Reply::Step(text) => steps.begin(&text),
-            Reply::Detail(text) => steps.detail(&text),
             Reply::Done(_) => return Ok(()),
             Reply::Failed(reason) => {
                 daemon.wait().context("wait for the daemon")?;
                 bail!(reason);
             }
+            other => news(&other),
         }
     }
     let status = daemon.wait().context("wait for the daemon")?;

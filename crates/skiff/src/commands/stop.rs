@@ -1,10 +1,10 @@
 //! `skiff stop`: ends Pods, node and daemon; what the cluster remembers stays.
 
 use super::{existing, flag, need_root};
-use crate::control::{Reply, Request, ask};
+use crate::control::{Request, ask};
 use crate::daemon::node;
 use crate::ui::Steps;
-use cluster::Profile;
+use cluster::{Member, Profile};
 
 /// Stops the cluster; one that does not run is fine.
 pub fn run(name: &str) -> anyhow::Result<()> {
@@ -15,24 +15,25 @@ pub fn run(name: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Asks the daemon to stop; does its part when it is not there (after a crash).
+/// Stops all nodes, the control plane's last.
 pub fn stop(profile: &Profile) -> anyhow::Result<()> {
-    let member = profile.control_plane();
     let mut steps = Steps::new();
-    steps.begin("Stopping Pods and node");
-    let answer = ask(&member.control_socket(), &Request::Stop, |reply| {
-        if let Reply::Detail(text) = reply {
-            steps.detail(text);
-        }
-    });
-    let outcome = match answer {
-        Ok(Some(_)) => node::wait_for_daemon(&member),
-        Ok(None) => node::tear_down(&member),
-        Err(error) => Err(error),
-    };
+    let outcome = Member::all(profile).iter().rev().try_for_each(|member| stop_member(member, &mut steps));
     if outcome.is_err() {
         steps.failed();
     }
     steps.done();
     outcome
+}
+
+/// Asks a node's daemon to stop; does its part when it is not there (after a crash).
+pub fn stop_member(member: &Member, steps: &mut Steps) -> anyhow::Result<()> {
+    match member.is_control_plane() {
+        true => steps.begin("Stopping Pods and node"),
+        false => steps.begin(&format!("Stopping node {}", member.name())),
+    }
+    match ask(&member.control_socket(), &Request::Stop, |news| steps.news(news))? {
+        Some(_) => node::wait_for_daemon(member),
+        None => node::tear_down(member),
+    }
 }

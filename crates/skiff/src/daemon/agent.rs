@@ -65,6 +65,12 @@ impl Parts {
         Ok(proxied)
     }
 
+    /// The label by which `kubectl get nodes` shows what a node is for.
+    fn role(&self) -> BTreeMap<String, String> {
+        let label = ("node-role.kubernetes.io/control-plane".to_owned(), String::new());
+        self.member.is_control_plane().then_some(label).into_iter().collect()
+    }
+
     /// The node's user, as upstream's node authorizer knows it.
     pub(super) fn node_user(&self) -> String {
         format!("system:node:{}", self.member.name())
@@ -110,7 +116,7 @@ impl Parts {
                 cluster_domain: CLUSTER_DOMAIN.to_owned(),
                 host_resolv_conf: HOST_RESOLV_CONF.into(),
                 node_dns: Some(node),
-                node_labels: BTreeMap::new(),
+                node_labels: self.role(),
                 node_annotations: BTreeMap::new(),
                 pod_cidr: None,
                 max_pods: 110,

@@ -10,7 +10,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 
-use super::Running;
+use super::{Running, nodes};
 use crate::control::{Answer, ImageLine, Reply, Request, Status};
 use crate::ui::size;
 
@@ -85,6 +85,10 @@ async fn perform(
         Request::Status => Answer::Status(status(running).await?),
         Request::Stop => {
             running.stop.cancel();
+            Answer::Empty
+        }
+        Request::Node { name, change } => {
+            nodes::change(&running.client, &name, change, news).await?;
             Answer::Empty
         }
         Request::ImageLoad { path } => {

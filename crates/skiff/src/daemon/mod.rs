@@ -11,8 +11,9 @@ mod answer;
 mod components;
 mod control_plane;
 mod edges;
-mod network;
+pub mod network;
 pub mod node;
+mod nodes;
 mod remote;
 mod report;
 mod tls;
@@ -40,6 +41,7 @@ pub fn run(name: &str, number: u8) -> anyhow::Result<()> {
 }
 
 fn supervise(member: &Member, report: Arc<Report>) -> anyhow::Result<()> {
+    close_inherited();
     // The caller's terminal must not take the cluster down with it; a daemon that already leads its session is fine.
     let _ = nix::unistd::setsid();
     // Run through a link, the kernel would call us by the link's name.
@@ -59,6 +61,17 @@ fn supervise(member: &Member, report: Arc<Report>) -> anyhow::Result<()> {
         signals.abort();
         outcome
     })
+}
+
+/// Closes what the caller left open beyond the standard three: a lock or pipe of a script must not live as long as the
+/// cluster. Nothing of our own is open yet.
+fn close_inherited() {
+    let entries = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
+    let numbers: Vec<i32> = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    for number in numbers.into_iter().filter(|number| *number > 2) {
+        // The directory's own is closed already.
+        let _ = nix::unistd::close(number);
+    }
 }
 
 /// Log lines go to standard error; `SKIFF_LOG` says which (default: info).

@@ -17,6 +17,20 @@ fn run_root(profile: &Profile) -> &Path {
     profile.run_dir.parent().unwrap_or(&profile.run_dir)
 }
 
+/// The node's address, once the cluster has a network.
+///
+/// # Errors
+/// When the profile's record of it cannot be read.
+pub fn address(member: &Member) -> anyhow::Result<Option<Ipv4Addr>> {
+    let Some(network) = member.profile.network()? else { return Ok(None) };
+    let subnet = ipnet::Ipv4Net::new(network.gateway, network.prefix)?.trunc();
+    Ok(host_network(&member.profile, subnet).node_address(member.number).map(|net| net.addr()))
+}
+
+fn host_network(profile: &Profile, subnet: ipnet::Ipv4Net) -> podnet::HostNetwork {
+    podnet::HostNetwork { profile: profile.name.clone(), subnet, run_dir: run_root(profile).to_owned() }
+}
+
 /// Takes the cluster's part of the host's network away.
 ///
 /// # Errors
@@ -43,8 +57,7 @@ pub async fn prepare(member: &Member, netns: Arc<OwnedFd>) -> anyhow::Result<(Ne
                 "every private network of ours is in use by this host; free one of 192.168.0.0/16",
             )?,
         };
-        let run_dir = run_root(profile).to_owned();
-        let host = podnet::HostNetwork { profile: profile.name.clone(), subnet, run_dir };
+        let host = host_network(profile, subnet);
         host.ensure().context("make the host's bridge")?;
         let no_room = || format!("the node network {subnet} has no room for node {}", member.number);
         let address = host.node_address(member.number).with_context(no_room)?;
