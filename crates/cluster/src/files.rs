@@ -4,7 +4,7 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use crate::{Error, Result};
+use crate::{Error, Owner, Result};
 
 /// Wraps an IO error with what was done to which file.
 pub fn at<'a>(operation: &'static str, path: &'a Path) -> impl FnOnce(std::io::Error) -> Error + 'a {
@@ -38,6 +38,20 @@ pub fn write_atomically(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
         let _ = std::fs::remove_file(&fresh);
         at("write", path)(e)
     })
+}
+
+/// Replaces the file as [`write_atomically`] does and gives it to `owner`, with the directories that had to be made for
+/// it. A symbolic link stays one: its target is replaced.
+pub fn write_owned(path: &Path, bytes: &[u8], mode: u32, owner: Option<Owner>) -> Result<()> {
+    let target = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let missing: Vec<&Path> = target.ancestors().skip(1).take_while(|dir| !dir.exists()).collect();
+    write_atomically(&target, bytes, mode)?;
+    if let Some((uid, gid)) = owner {
+        for made in missing.into_iter().chain([target.as_path()]) {
+            std::os::unix::fs::chown(made, Some(uid), Some(gid)).map_err(at("chown", made))?;
+        }
+    }
+    Ok(())
 }
 
 /// Makes a directory and its parents, readable by their owner alone; existing ones stay as they are.

@@ -10,25 +10,22 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
 use crate::pki::Identity;
-use crate::{Error, Result, files};
+use crate::{Caller, Error, Result, files};
 
 /// Where the kubeconfig is and whose it should be.
 #[derive(Debug, Clone)]
 pub struct Kubeconfig {
     path: PathBuf,
-    owner: Option<(u32, u32)>,
+    owner: Option<crate::Owner>,
 }
 
 impl Kubeconfig {
     /// The file that kubectl of the calling user would change.
     pub fn of_user() -> Self {
-        let user = std::env::var("SUDO_USER").ok().filter(|u| u != "root");
-        let account = user.and_then(|name| nix::unistd::User::from_name(&name).ok().flatten());
-        let owner = account.as_ref().map(|a| (a.uid.as_raw(), a.gid.as_raw()));
+        let Caller { home, owner } = Caller::now();
         let listed = std::env::var_os("KUBECONFIG");
         let first = listed.and_then(|l| std::env::split_paths(&l).find(|p| !p.as_os_str().is_empty()));
-        let home = account.map(|a| a.dir).or_else(|| std::env::var_os("HOME").map(PathBuf::from));
-        let path = first.unwrap_or_else(|| home.unwrap_or_else(|| "/root".into()).join(".kube/config"));
+        let path = first.unwrap_or_else(|| home.join(".kube/config"));
         Self { path, owner }
     }
 
@@ -40,6 +37,14 @@ impl Kubeconfig {
     /// The file.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether the file can be changed, which is better known before a cluster is started than after.
+    ///
+    /// # Errors
+    /// When it does not parse.
+    pub fn check(&self) -> Result<()> {
+        self.read().map(drop)
     }
 
     /// Writes cluster, user and context `name` and makes the context current.
@@ -87,6 +92,19 @@ impl Kubeconfig {
         Ok(found)
     }
 
+    /// Makes the context `name` current, if it is there; says whether it is.
+    ///
+    /// # Errors
+    /// As [`Kubeconfig::set`].
+    pub fn switch_to(&self, name: &str) -> Result<bool> {
+        let Some(mut config) = self.read()? else { return Ok(false) };
+        if !self.entries(&mut config, "contexts")?.iter().any(|context| context["name"] == name) {
+            return Ok(false);
+        }
+        config["current-context"] = json!(name);
+        self.write(&config).map(|()| true)
+    }
+
     /// Whether the current context is `name`.
     pub fn is_current(&self, name: &str) -> bool {
         self.read().ok().flatten().is_some_and(|c| c["current-context"] == name)
@@ -121,19 +139,7 @@ impl Kubeconfig {
 
     fn write(&self, config: &Value) -> Result<()> {
         let text = serde_saphyr::to_string(config).map_err(|e| self.malformed(e.to_string()))?;
-        let is_new = self.path.parent().is_some_and(|p| !p.exists());
-        // A symbolic link stays one: its target is replaced.
-        let target = std::fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
-        files::write_atomically(&target, text.as_bytes(), 0o600)?;
-        if let Some((uid, gid)) = self.owner {
-            let chown =
-                |p: &Path| std::os::unix::fs::chown(p, Some(uid), Some(gid)).map_err(files::at("chown", p));
-            chown(&target)?;
-            if let Some(parent) = self.path.parent().filter(|_| is_new) {
-                chown(parent)?;
-            }
-        }
-        Ok(())
+        files::write_owned(&self.path, text.as_bytes(), 0o600, self.owner)
     }
 }
 
@@ -170,6 +176,9 @@ mod tests {
         assert_eq!(value["preferences"]["colors"], true);
         assert!(config.is_current("skiff"));
 
+        assert!(config.switch_to("other").unwrap() && config.is_current("other"));
+        assert!(!config.switch_to("nowhere").unwrap() && config.is_current("other"));
+        assert!(config.switch_to("skiff").unwrap());
         assert!(config.remove("skiff").unwrap());
         assert!(!config.remove("skiff").unwrap());
         let value = config.read().unwrap().unwrap();

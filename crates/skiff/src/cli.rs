@@ -1,26 +1,25 @@
-//! The command line: what can be said, and who does it.
+//! The command line: what can be said, and who does it. Each command's own words stand in its file below `commands/`.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anstyle::{AnsiColor, Style};
-use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::commands;
+use crate::{commands, program};
 
 /// Kubernetes with its whole network in one small binary.
 ///
 /// A cluster is a node of its own on this machine: no Docker, no virtual machine. `skiff start` makes it and points
-/// kubectl at it; everything else is kubectl as ever.
+/// kubectl at it; everything else is kubectl as ever. Called as `minikube` it answers the same commands.
 #[derive(Debug, Parser)]
 #[command(name = "skiff", version, disable_help_subcommand = true)]
 #[command(
     after_help = "Examples:\n  sudo skiff start                     make a cluster, or start it again\n  sudo skiff image load nginx.tar      give it an image without a registry\n  kubectl create deploy web --image=nginx && kubectl expose deploy web --port=80\n  sudo skiff delete                    leave nothing behind"
 )]
 pub struct Cli {
-    /// The cluster's name; also its kubeconfig context and its node.
-    #[arg(short, long, global = true, env = "SKIFF_PROFILE", default_value = "skiff")]
-    pub profile: String,
+    /// The cluster's name; also its kubeconfig context and its node. [default: the one of `profile`, else skiff]
+    #[arg(short, long, global = true, env = "SKIFF_PROFILE", value_name = "NAME")]
+    profile: Option<String>,
     #[command(subcommand)]
     command: Command,
 }
@@ -28,43 +27,42 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Make the cluster or start it again, and point kubectl at it.
-    Start {
-        #[command(flatten)]
-        options: commands::start::Options,
-    },
+    Start(commands::start::Options),
     /// Stop Pods and node; objects, images and volumes stay.
     Stop,
     /// Stop the cluster and remove all that it made on this machine.
-    Delete {
-        /// All clusters of this machine.
-        #[arg(long)]
-        all: bool,
-    },
+    Delete(commands::delete::Options),
     /// Say how the cluster is. Exit status 0 when it runs and its node is ready.
-    Status {
-        /// How to print.
-        #[arg(short, long, value_enum, default_value_t)]
-        output: Output,
-    },
+    Status(commands::status::Options),
     /// Print the node's address.
-    Ip,
-    /// Print the daemon's log.
-    Logs {
-        /// Go on as the log grows.
-        #[arg(short, long)]
-        follow: bool,
-        /// Only so many lines from its end.
-        #[arg(short = 'n', long)]
-        lines: Option<usize>,
-    },
-    /// Give the cluster images, list and remove them.
+    Ip(commands::ip::Options),
+    /// Print the addresses of Services that this machine reaches.
+    Service(commands::service::Options),
+    /// Say that no tunnel is needed, and list the addresses that this machine reaches.
+    Tunnel(crate::output::Print),
+    /// Give the cluster images, list, save and remove them.
     #[command(subcommand)]
-    Image(Image),
+    Image(commands::image::Image),
     /// Add nodes to the cluster, list, stop, start and delete them.
     #[command(subcommand)]
-    Node(Node),
+    Node(commands::node::Node),
+    /// Run a shell or a command in the node's network and mounts.
+    Ssh(commands::ssh::Options),
+    /// Print the daemon's log.
+    Logs(commands::logs::Options),
+    /// Run kubectl on this cluster: skiff kubectl -- get pods -A.
+    Kubectl(commands::kubectl::Options),
+    /// Say what there is instead of a dashboard.
+    Dashboard,
+    /// Show or choose the cluster that commands without -p mean, or list all.
+    Profile(commands::profile::Options),
+    /// Read and change what commands without flags mean.
+    #[command(subcommand)]
+    Config(commands::config::Config),
+    /// Point kubectl at the cluster again.
+    UpdateContext,
     /// Print the versions of skiff and of the Kubernetes API that it serves.
-    Version,
+    Version(commands::version::Options),
     /// Print the completion script of a shell: source <(skiff completion bash).
     Completion {
         /// The shell.
@@ -85,114 +83,47 @@ enum Command {
     },
 }
 
-/// Give the cluster images, list and remove them.
-#[derive(Debug, Subcommand)]
-pub enum Image {
-    /// Load images from a tar that `docker save`, `podman save` or `skopeo` wrote. They stand in for their registry.
-    Load {
-        /// The tar, plain or compressed.
-        file: PathBuf,
-    },
-    /// Pull an image from its registry.
-    Pull {
-        /// The image, such as nginx or ghcr.io/org/app:1.
-        image: String,
-    },
-    /// List the images.
-    #[command(alias = "list")]
-    Ls {
-        /// How to print.
-        #[arg(short, long, value_enum, default_value_t)]
-        output: Output,
-    },
-    /// Remove an image; running containers keep theirs.
-    #[command(alias = "remove")]
-    Rm {
-        /// The image.
-        image: String,
-    },
-}
-
-/// Add nodes to the cluster, list, stop, start and delete them.
-#[derive(Debug, Subcommand)]
-pub enum Node {
-    /// List the nodes with their addresses.
-    #[command(alias = "ls")]
-    List {
-        /// How to print.
-        #[arg(short, long, value_enum, default_value_t)]
-        output: Output,
-    },
-    /// Add a node.
-    Add,
-    /// Start a stopped node again.
-    Start {
-        /// Its name, as `skiff node list` shows it, or short: m02.
-        name: String,
-    },
-    /// Stop a node; Pods that somebody replaces move to the others.
-    Stop {
-        /// Its name, as `skiff node list` shows it, or short: m02.
-        name: String,
-    },
-    /// Take a node out of the cluster for good.
-    #[command(alias = "rm")]
-    Delete {
-        /// Its name, as `skiff node list` shows it, or short: m02.
-        name: String,
-    },
-}
-
-/// How a result is printed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-pub enum Output {
-    /// For people.
-    #[default]
-    Text,
-    /// For machines.
-    Json,
-    /// For machines.
-    Yaml,
-}
-
-impl Output {
-    /// Prints a value in this form; `text` makes the human one.
-    pub fn print<T: serde::Serialize>(
-        self,
-        value: &T,
-        text: impl FnOnce(&T) -> String,
-    ) -> anyhow::Result<()> {
-        match self {
-            Self::Text => anstream::print!("{}", text(value)),
-            Self::Json => println!("{}", serde_json::to_string_pretty(value)?),
-            Self::Yaml => print!("{}", serde_saphyr::to_string(value)?),
-        }
-        Ok(())
-    }
+/// The whole command line under the name that we were called by.
+pub fn command() -> clap::Command {
+    Cli::command().name(program::name())
 }
 
 /// Parses the arguments and does what they say.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let profile = cli.profile.as_str();
-    let outcome = match cli.command {
-        Command::Start { options } => commands::start::run(profile, &options),
+    let parsed = command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = parsed.unwrap_or_else(|error| error.exit());
+    report(run(cli))
+}
+
+fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let profile = commands::profile::chosen(cli.profile)?;
+    let profile = profile.as_str();
+    match cli.command {
+        Command::Start(options) => commands::start::run(profile, &options),
         Command::Stop => commands::stop::run(profile),
-        Command::Delete { all } => commands::delete::run(profile, all),
-        Command::Status { output } => return report(commands::status::run(profile, output)),
-        Command::Ip => commands::status::ip(profile),
-        Command::Logs { follow, lines } => commands::logs::run(profile, follow, lines),
+        Command::Delete(options) => commands::delete::run(profile, &options),
+        Command::Status(options) => return commands::status::run(profile, &options),
+        Command::Ip(options) => commands::ip::run(profile, &options),
+        Command::Service(options) => commands::service::run(profile, options),
+        Command::Tunnel(print) => commands::service::tunnel(profile, print),
         Command::Image(image) => commands::image::run(profile, image),
         Command::Node(node) => commands::node::run(profile, node),
-        Command::Version => commands::status::version(),
+        Command::Ssh(options) => return commands::ssh::run(profile, &options),
+        Command::Logs(options) => commands::logs::run(profile, &options),
+        Command::Kubectl(options) => return commands::kubectl::run(profile, &options),
+        Command::Dashboard => commands::dashboard::run(profile),
+        Command::Profile(options) => commands::profile::run(profile, options),
+        Command::Config(config) => commands::config::run(config),
+        Command::UpdateContext => commands::start::update_context(profile),
+        Command::Version(options) => commands::version::run(&options),
         Command::Completion { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "skiff", &mut std::io::stdout());
+            clap_complete::generate(shell, &mut command(), program::name(), &mut std::io::stdout());
             Ok(())
         }
         Command::Daemon { node } => crate::daemon::run(profile, node),
         Command::Dns { options } => commands::dns::run(&options),
-    };
-    report(outcome.map(|()| ExitCode::SUCCESS))
+    }
+    .map(|()| ExitCode::SUCCESS)
 }
 
 fn report(outcome: anyhow::Result<ExitCode>) -> ExitCode {
@@ -210,5 +141,16 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn misspelt_commands_and_flags_get_a_suggestion() {
+        let said = |line: &str| match Cli::try_parse_from(line.split(' ')) {
+            Ok(_) => panic!("{line} should be refused"),
+            Err(error) => error.to_string(),
+        };
+        assert!(said("skiff strat").contains("'start'"), "{}", said("skiff strat"));
+        assert!(said("skiff delete --al").contains("'--all'"), "{}", said("skiff delete --al"));
+        assert!(said("skiff status -o jsno").contains("'json'"), "{}", said("skiff status -o jsno"));
     }
 }

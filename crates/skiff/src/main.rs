@@ -8,6 +8,8 @@ mod cli;
 mod commands;
 mod control;
 mod daemon;
+mod output;
+mod program;
 mod ui;
 
 use std::process::ExitCode;

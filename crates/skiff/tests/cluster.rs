@@ -37,14 +37,7 @@ fn a_cluster_from_start_to_delete() {
         a_stop_keeps_what_the_cluster_remembers(&cluster, &kubectl);
         deleted_things_go_away(&kubectl);
     }
-    eventually("the machine is as before", SOON, || {
-        let difference = Machine::now().difference(&before);
-        if difference.is_empty() {
-            return Some(());
-        }
-        eprintln!("still different:\n{difference}");
-        None
-    });
+    before.is_again(SOON);
 }
 
 fn images_are_loaded(cluster: &Cluster) {

@@ -6,7 +6,6 @@ use std::process::Command;
 use std::time::Duration;
 
 use testkit::command::run;
-use testkit::eventually;
 use testkit::machine::Machine;
 
 const SKIFF: &str = env!("CARGO_BIN_EXE_skiff");
@@ -25,13 +24,7 @@ fn the_tour_shows_an_application_and_leaves_nothing() {
         assert!(text.contains(part), "{part:?} in:\n{text}");
     }
     deleted.out();
-    eventually("the machine is as before", Duration::from_secs(30), || {
-        let difference = Machine::now().difference(&before);
-        if !difference.is_empty() {
-            eprintln!("still different:\n{difference}");
-        }
-        difference.is_empty().then_some(())
-    });
+    before.is_again(Duration::from_secs(30));
 }
 
 #[test]

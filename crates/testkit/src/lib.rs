@@ -15,6 +15,7 @@ pub mod kubectl;
 pub mod machine;
 pub mod netns;
 pub mod node;
+pub mod user;
 
 use std::time::{Duration, Instant};
 

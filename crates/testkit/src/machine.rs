@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use crate::command::program;
 
@@ -29,6 +30,24 @@ impl Machine {
             ("files", files()),
         ];
         Self { parts }
+    }
+
+    /// Waits until the machine is as it was when this was taken.
+    ///
+    /// # Panics
+    /// When it still differs after `limit`.
+    #[track_caller]
+    pub fn is_again(&self, limit: Duration) {
+        let mut difference = String::new();
+        let began = Instant::now();
+        while began.elapsed() < limit {
+            difference = Self::now().difference(self);
+            if difference.is_empty() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        panic!("the machine is not as before:\n{difference}");
     }
 
     /// What is there now and was not before, and the other way round; empty when the machine is as it was. A process that

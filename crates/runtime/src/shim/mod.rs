@@ -134,6 +134,23 @@ fn set_up(options: ShimOptions) -> Result<server::Server, String> {
     Ok(server)
 }
 
+const WHOLE: libc::flock = libc::flock {
+    l_type: libc::F_WRLCK as i16,
+    l_whence: libc::SEEK_SET as i16,
+    l_start: 0,
+    l_len: 0,
+    l_pid: 0,
+};
+
+/// The process id of the shim that lives in that folder, asked of the kernel: who holds the lock. Needs no connection,
+/// so an agent keeps its own.
+pub fn holder(run_dir: &Path) -> Option<i32> {
+    let file = std::fs::File::open(run_dir.join("shim.lock")).ok()?;
+    let mut found = WHOLE;
+    nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_GETLK(&mut found)).ok()?;
+    (found.l_type != libc::F_UNLCK as i16).then_some(found.l_pid)
+}
+
 /// A record lock on the run folder: not inherited by children, gone with the process.
 ///
 /// A shim that is just dying is waited for; one that lives keeps its lock.
@@ -141,15 +158,8 @@ fn lock(run_dir: &Path) -> Result<OwnedFd, String> {
     let path = run_dir.join("shim.lock");
     let file = std::fs::OpenOptions::new().create(true).write(true).truncate(false).open(&path);
     let file = file.map_err(|error| format!("open {}: {error}", path.display()))?;
-    let whole = libc::flock {
-        l_type: libc::F_WRLCK as i16,
-        l_whence: libc::SEEK_SET as i16,
-        l_start: 0,
-        l_len: 0,
-        l_pid: 0,
-    };
     for _ in 0..100 {
-        if nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_SETLK(&whole)).is_ok() {
+        if nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_SETLK(&WHOLE)).is_ok() {
             return Ok(file.into());
         }
         std::thread::sleep(std::time::Duration::from_millis(5));

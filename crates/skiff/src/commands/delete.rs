@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use clap::Args;
 use cluster::Profile;
 use cluster::kubeconfig::Kubeconfig;
 
@@ -10,10 +11,18 @@ use super::need_root;
 use super::stop::stop;
 use crate::ui::Steps;
 
+/// Options of `delete`.
+#[derive(Debug, Args)]
+pub struct Options {
+    /// All clusters of this machine.
+    #[arg(long)]
+    all: bool,
+}
+
 /// Deletes one cluster, or all.
-pub fn run(name: &str, all: bool) -> anyhow::Result<()> {
+pub fn run(name: &str, options: &Options) -> anyhow::Result<()> {
     need_root()?;
-    let profiles = if all { Profile::list() } else { vec![Profile::new(name)?] };
+    let profiles = if options.all { Profile::list() } else { vec![Profile::new(name)?] };
     for profile in profiles {
         delete(&profile)?;
     }

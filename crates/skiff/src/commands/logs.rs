@@ -5,11 +5,23 @@ use std::io::{Read, Write};
 use std::time::Duration;
 
 use anyhow::Context;
+use clap::Args;
 
 use super::existing;
 
+/// Options of `logs`.
+#[derive(Debug, Args)]
+pub struct Options {
+    /// Go on as the log grows.
+    #[arg(short, long)]
+    follow: bool,
+    /// Only so many lines from its end.
+    #[arg(short = 'n', long, visible_alias = "length")]
+    lines: Option<usize>,
+}
+
 /// Prints the log, or its last lines, and follows it if asked.
-pub fn run(name: &str, follow: bool, lines: Option<usize>) -> anyhow::Result<()> {
+pub fn run(name: &str, &Options { follow, lines }: &Options) -> anyhow::Result<()> {
     let path = existing(name)?.control_plane().log();
     let read = || format!("read {}", path.display());
     let mut file = File::open(&path).with_context(read)?;

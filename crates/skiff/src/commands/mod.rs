@@ -1,16 +1,28 @@
-//! One file per command.
+//! One file per command, or per group of commands.
 
+mod api;
+pub mod config;
+pub mod dashboard;
 pub mod delete;
 pub mod dns;
 pub mod image;
+pub mod ip;
+pub mod kubectl;
 pub mod logs;
 pub mod node;
+pub mod profile;
+pub mod service;
+pub mod ssh;
 pub mod start;
 pub mod status;
 pub mod stop;
+pub mod version;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use cluster::Profile;
+
+use crate::control::{Answer, Reply, Request, ask};
+use crate::program::{advice, did_you_mean};
 
 /// Refuses to go on without root, and says what to run.
 pub fn need_root() -> anyhow::Result<()> {
@@ -18,19 +30,31 @@ pub fn need_root() -> anyhow::Result<()> {
         return Ok(());
     }
     let words: Vec<String> = std::env::args().skip(1).collect();
-    bail!("namespaces, mounts and links need root; run: sudo skiff {}", words.join(" "))
+    bail!("namespaces, mounts and links need root; run: sudo {} {}", crate::program::name(), words.join(" "))
 }
 
 /// The profile, if it has ever been started.
 pub fn existing(name: &str) -> anyhow::Result<Profile> {
     let profile = Profile::new(name)?;
     if !profile.state_dir.exists() {
-        bail!("there is no cluster {name:?}; make it: sudo skiff start{}", flag(name));
+        let known = Profile::list();
+        let near = did_you_mean(name, known.iter().map(|p| p.name.as_str()));
+        bail!("there is no cluster {name:?}{near}; make it: {}", advice("start", name));
     }
     Ok(profile)
 }
 
-/// ` -p NAME` unless it is the default.
-pub fn flag(name: &str) -> String {
-    if name == "skiff" { String::new() } else { format!(" -p {name}") }
+/// What to say about a cluster that does not run.
+pub fn need_start(profile: &Profile) -> String {
+    format!("the cluster {:?} does not run; start it: {}", profile.name, advice("start", &profile.name))
+}
+
+/// Asks the daemon of a cluster that must run.
+pub fn ask_running(
+    profile: &Profile,
+    request: &Request,
+    progress: impl FnMut(&Reply),
+) -> anyhow::Result<Answer> {
+    let answer = ask(&profile.control_plane().control_socket(), request, progress)?;
+    answer.with_context(|| need_start(profile))
 }

@@ -1,23 +1,51 @@
 //! `skiff node`: the nodes of a cluster, all on this machine, each with an address and Pods of its own.
 
 use anyhow::{Context, bail};
+use clap::Subcommand;
 use cluster::{Member, Profile};
 use serde::Serialize;
 
 use super::delete::remove_dirs;
 use super::start::start_member;
 use super::stop::stop_member;
-use super::{existing, flag, need_root};
-use crate::cli::{Node, Output};
+use super::{existing, need_root, need_start};
 use crate::control::{Answer, NodeChange, Request, ask};
 use crate::daemon::network;
+use crate::output::Print;
+use crate::program::advice;
 use crate::ui::{Steps, table};
+
+/// Add nodes to the cluster, list, stop, start and delete them.
+#[derive(Debug, Subcommand)]
+pub enum Node {
+    /// List the nodes with their addresses.
+    #[command(visible_alias = "ls")]
+    List(Print),
+    /// Add a node.
+    Add,
+    /// Start a stopped node again.
+    Start {
+        /// Its name, as `skiff node list` shows it, or short: m02.
+        name: String,
+    },
+    /// Stop a node; Pods that somebody replaces move to the others.
+    Stop {
+        /// Its name, as `skiff node list` shows it, or short: m02.
+        name: String,
+    },
+    /// Take a node out of the cluster for good.
+    #[command(visible_alias = "rm")]
+    Delete {
+        /// Its name, as `skiff node list` shows it, or short: m02.
+        name: String,
+    },
+}
 
 /// Does what is asked of the nodes of a cluster.
 pub fn run(profile: &str, what: Node) -> anyhow::Result<()> {
     let profile = existing(profile)?;
     match what {
-        Node::List { output } => return list(&profile, output),
+        Node::List(print) => return list(&profile, print),
         Node::Add => with_steps(|steps| add(&profile, steps)),
         Node::Start { name } => with_steps(|steps| start(&profile, &name, steps)),
         Node::Stop { name } => with_steps(|steps| stop(&profile, &name, steps)),
@@ -47,7 +75,7 @@ struct Line {
     status: String,
 }
 
-fn list(profile: &Profile, output: Output) -> anyhow::Result<()> {
+fn list(profile: &Profile, print: Print) -> anyhow::Result<()> {
     let mut lines = Vec::new();
     for member in Member::all(profile) {
         let status = match ask(&member.control_socket(), &Request::Status, |_| ())? {
@@ -61,7 +89,7 @@ fn list(profile: &Profile, output: Output) -> anyhow::Result<()> {
             status,
         });
     }
-    output.print(&lines, |lines| {
+    print.print(&lines, |lines| {
         let row = |l: &Line| vec![l.name.clone(), l.role.to_owned(), l.address.clone(), l.status.clone()];
         table(&["NAME", "ROLE", "ADDRESS", "STATUS"], &lines.iter().map(row).collect::<Vec<_>>())
     })
@@ -94,8 +122,8 @@ fn stop(profile: &Profile, name: &str, steps: &mut Steps) -> anyhow::Result<Stri
         stop_member(&member, steps)?;
     }
     Ok(format!(
-        "Node {name:?} is stopped; start it again: sudo skiff node start {name}{}",
-        flag(&profile.name)
+        "Node {name:?} is stopped; start it again: {}",
+        advice(&format!("node start {name}"), &profile.name)
     ))
 }
 
@@ -115,10 +143,7 @@ fn worker(profile: &Profile, name: &str, verb: &str) -> anyhow::Result<Member> {
     let member = Member::find(profile, name)?;
     if member.is_control_plane() {
         let name = &profile.name;
-        bail!(
-            "node {name:?} runs the control plane; {verb} the whole cluster: sudo skiff {verb}{}",
-            flag(name)
-        );
+        bail!("node {name:?} runs the control plane; {verb} the whole cluster: {}", advice(verb, name));
     }
     Ok(member)
 }
@@ -141,8 +166,4 @@ fn runs(profile: &Profile) -> anyhow::Result<bool> {
 
 fn need_running(profile: &Profile) -> anyhow::Result<()> {
     if runs(profile)? { Ok(()) } else { bail!(need_start(profile)) }
-}
-
-fn need_start(profile: &Profile) -> String {
-    format!("the cluster {:?} does not run; start it: sudo skiff start{}", profile.name, flag(&profile.name))
 }

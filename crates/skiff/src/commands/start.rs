@@ -7,27 +7,111 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, bail};
+use clap::Args;
 use cluster::kubeconfig::Kubeconfig;
 use cluster::pki::{Authority, Subject};
 use cluster::{API_PORT, MAX_NODES, Member, Profile};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::node::tell;
-use super::{flag, need_root};
+use super::{existing, need_root};
 use crate::control::{NodeChange, Reply, Request, ask};
+use crate::program::{advice, did_you_mean};
 use crate::ui::Steps;
 
-/// How the cluster is started.
-#[derive(Debug, clap::Args)]
+/// Options of `start`; those of minikube that have nothing to choose here are answered with a note.
+#[derive(Debug, Args)]
 pub struct Options {
     /// How many nodes it has, all on this machine: what is missing is added, none is ever removed.
     #[arg(short, long, value_parser = clap::value_parser!(u8).range(1..=i64::from(MAX_NODES)))]
     nodes: Option<u8>,
+    /// The network; names of plugins that scripts pass are taken with a note.
+    #[arg(long, value_name = "NAME", default_value = OWN_NETWORK)]
+    cni: String,
+    /// The Kubernetes version that is wanted; another than the one served is taken with a note.
+    #[arg(long, value_name = "VERSION")]
+    kubernetes_version: Option<String>,
+    /// Taken with a note: a node is made of namespaces, whatever the driver.
+    #[arg(long, visible_alias = "vm-driver", value_name = "NAME")]
+    driver: Option<String>,
+    /// Taken with a note: containers run in the one that is built in.
+    #[arg(long, value_name = "NAME")]
+    container_runtime: Option<String>,
+    /// Taken with a note: Pods use the memory of this machine.
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<String>,
+    /// Taken with a note: Pods use the processors of this machine.
+    #[arg(long, value_name = "N")]
+    cpus: Option<String>,
+    /// Taken with a note: Pods use the disk of this machine.
+    #[arg(long, value_name = "SIZE")]
+    disk_size: Option<String>,
+}
+
+const OWN_NETWORK: &str = "auto";
+/// Values of --cni that mean the network that comes with the cluster.
+const COMES_WITH_IT: [&str; 4] = [OWN_NETWORK, "true", "bridge", "skiff"];
+/// Plugins that minikube installs by name.
+const PLUGINS: [&str; 4] = ["calico", "cilium", "flannel", "kindnet"];
+
+impl Options {
+    /// What to say about options that choose nothing here.
+    ///
+    /// # Errors
+    /// For a value that cannot be meant.
+    fn notes(&self) -> anyhow::Result<Vec<String>> {
+        let mut notes = Vec::new();
+        let cni = self.cni.as_str();
+        if PLUGINS.contains(&cni) {
+            notes.push(format!("--cni={cni}: skiff's own network takes its place; nothing is installed"));
+        } else if !COMES_WITH_IT.contains(&cni) {
+            let near = did_you_mean(cni, PLUGINS.into_iter().chain(COMES_WITH_IT));
+            bail!(
+                "--cni={cni}: the network is skiff's own, and others are not installed{near}; leave the flag out"
+            );
+        }
+        if let Some(version) = &self.kubernetes_version {
+            notes.extend(version_note(version)?);
+        }
+        let needless = [
+            ("driver", &self.driver, "a node is made of namespaces of this machine"),
+            ("container-runtime", &self.container_runtime, "containers run in the one that is built in"),
+            ("memory", &self.memory, "Pods use the memory of this machine"),
+            ("cpus", &self.cpus, "Pods use the processors of this machine"),
+            ("disk-size", &self.disk_size, "Pods use the disk of this machine"),
+        ];
+        for (flag, value, why) in needless {
+            notes.extend(value.as_ref().map(|value| format!("--{flag}={value} changes nothing: {why}")));
+        }
+        Ok(notes)
+    }
+}
+
+fn version_note(wanted: &str) -> anyhow::Result<Option<String>> {
+    let served = apiserver::paths::GIT_VERSION;
+    let minor = |version: &str| -> Option<(u32, u32)> {
+        let mut parts = version.trim_start_matches('v').split('.');
+        Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+    };
+    if ["stable", "latest"].contains(&wanted) || minor(wanted) == minor(served) {
+        return Ok(None);
+    }
+    if minor(wanted).is_none() {
+        bail!("--kubernetes-version={wanted}: give a version such as {served}, or leave the flag out");
+    }
+    Ok(Some(format!("--kubernetes-version={wanted}: this skiff serves the API of {served}")))
 }
 
 /// Starts the cluster, or those of its nodes that do not run.
 pub fn run(name: &str, options: &Options) -> anyhow::Result<()> {
     need_root()?;
+    for note in options.notes()? {
+        anstream::eprintln!("note: {note}");
+    }
     let profile = Profile::new(name)?;
+    Kubeconfig::of_user().check()?;
     let began = Instant::now();
     let mut steps = Steps::new();
     let started = match start_members(&profile, options.nodes.unwrap_or(1), &mut steps) {
@@ -47,7 +131,7 @@ pub fn run(name: &str, options: &Options) -> anyhow::Result<()> {
     steps.done();
     let time = began.elapsed().as_secs_f64();
     anstream::eprintln!("Done in {time:.1} s: kubectl now uses {name:?} and its namespace \"default\".");
-    anstream::eprintln!("Next: kubectl get nodes; remove it all: sudo skiff delete{}", flag(name));
+    anstream::eprintln!("Next: kubectl get nodes; remove it all: {}", advice("delete", name));
     Ok(())
 }
 
@@ -96,6 +180,7 @@ fn start_daemon(member: &Member, mut news: impl FnMut(&Reply)) -> anyhow::Result
         .stderr(log)
         .spawn()
         .context("start the daemon")?;
+    stop_on_interrupt(daemon.id())?;
     let stdout = daemon.stdout.take().context("read from the daemon")?;
     for line in BufReader::new(stdout).lines() {
         match serde_json::from_str(&line.context("read from the daemon")?).context("read from the daemon")? {
@@ -108,7 +193,33 @@ fn start_daemon(member: &Member, mut news: impl FnMut(&Reply)) -> anyhow::Result
         }
     }
     let status = daemon.wait().context("wait for the daemon")?;
-    bail!("the daemon ended early ({status}); its last words: sudo skiff logs -n 20{}", flag(&profile.name))
+    bail!("the daemon ended early ({status}); its last words: {}", advice("logs -n 20", &profile.name))
+}
+
+/// From now on Ctrl-C tells the daemon to stop, which takes away what it has made; we wait for its last words. It leads a
+/// session of its own, so that the terminal's signal does not reach it.
+fn stop_on_interrupt(daemon: u32) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let pid = Pid::from_raw(i32::try_from(daemon).context("the daemon's process id")?);
+    let mut interrupts = {
+        let _inside = runtime.enter();
+        signal(SignalKind::interrupt()).context("listen for Ctrl-C")?
+    };
+    std::thread::spawn(move || {
+        while runtime.block_on(interrupts.recv()).is_some() {
+            // One that has ended needs no telling.
+            let _ = kill(pid, Signal::SIGTERM);
+        }
+    });
+    Ok(())
+}
+
+/// `skiff update-context`: points kubectl at the cluster again.
+pub fn update_context(name: &str) -> anyhow::Result<()> {
+    need_root()?;
+    point_kubectl(&existing(name)?)?;
+    anstream::eprintln!("kubectl now uses {name:?}.");
+    Ok(())
 }
 
 fn point_kubectl(profile: &Profile) -> anyhow::Result<()> {
@@ -119,4 +230,41 @@ fn point_kubectl(profile: &Profile) -> anyhow::Result<()> {
     let server = format!("https://{}:{API_PORT}", network.node);
     Kubeconfig::of_user().set(&profile.name, &server, &authority.certificate_pem, &admin)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    fn notes(line: &str) -> anyhow::Result<Vec<String>> {
+        Line::try_parse_from(line.split(' ')).unwrap().options.notes()
+    }
+
+    #[test]
+    fn flags_of_minikube_are_answered() {
+        assert!(notes("start").unwrap().is_empty());
+        assert!(notes("start --cni=bridge --kubernetes-version=stable").unwrap().is_empty());
+        assert!(notes("start --kubernetes-version v1.33.1").unwrap().is_empty());
+        let said =
+            notes("start --cni calico --driver=docker --memory=2200 --kubernetes-version=v1.23.3").unwrap();
+        assert_eq!(said.len(), 4, "{said:?}");
+        assert!(said[0].contains("calico") && said[1].contains("v1.33"), "{said:?}");
+        for (line, part) in [
+            ("start --cni=calic", "did you mean \"calico\"?"),
+            ("start --cni=false", "leave the flag out"),
+            ("start --kubernetes-version=newest", "give a version such as"),
+        ] {
+            let error = notes(line).unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        }
+    }
 }

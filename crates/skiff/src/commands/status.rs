@@ -1,15 +1,22 @@
-//! `skiff status`, `skiff ip`, `skiff version`.
+//! `skiff status`.
 
 use std::process::ExitCode;
 
-use anyhow::Context;
+use clap::Args;
 use cluster::Profile;
 use cluster::kubeconfig::Kubeconfig;
 use serde::Serialize;
 
-use super::{existing, flag};
-use crate::cli::Output;
+use super::existing;
 use crate::control::{Answer, Request, ask};
+use crate::output::Print;
+
+/// Options of `status`.
+#[derive(Debug, Args)]
+pub struct Options {
+    #[command(flatten)]
+    print: Print,
+}
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -23,7 +30,7 @@ struct Report {
 }
 
 /// Prints how the cluster is; exit status 0 when its node is ready, 3 when it does not run, 1 otherwise.
-pub fn run(name: &str, output: Output) -> anyhow::Result<ExitCode> {
+pub fn run(name: &str, options: &Options) -> anyhow::Result<ExitCode> {
     let profile = existing(name)?;
     let answer = ask(&profile.control_plane().control_socket(), &Request::Status, |_| ())?;
     let status = answer.and_then(|a| if let Answer::Status(status) = a { Some(status) } else { None });
@@ -38,7 +45,7 @@ pub fn run(name: &str, output: Output) -> anyhow::Result<ExitCode> {
             .map_or_else(String::new, |s| format!("{} of {} running", s.pods_running, s.pods)),
         kubeconfig: configured(&profile).to_owned(),
     };
-    output.print(&report, text)?;
+    options.print.print(&report, text)?;
     Ok(match status {
         Some(status) if status.node == "Ready" => ExitCode::SUCCESS,
         Some(_) => ExitCode::FAILURE,
@@ -61,18 +68,4 @@ fn text(report: &Report) -> String {
         ("kubeconfig", &report.kubeconfig),
     ];
     lines.iter().map(|(name, value)| format!("{name}: {value}\n")).collect()
-}
-
-/// Prints the node's address.
-pub fn ip(name: &str) -> anyhow::Result<()> {
-    let network = existing(name)?.network()?;
-    let start = || format!("the cluster has no address yet; start it: sudo skiff start{}", flag(name));
-    println!("{}", network.with_context(start)?.node);
-    Ok(())
-}
-
-/// Prints versions.
-pub fn version() -> anyhow::Result<()> {
-    println!("skiff {}\nkubernetes API {}", env!("CARGO_PKG_VERSION"), apiserver::paths::GIT_VERSION);
-    Ok(())
 }

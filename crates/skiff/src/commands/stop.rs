@@ -1,8 +1,9 @@
 //! `skiff stop`: ends Pods, node and daemon; what the cluster remembers stays.
 
-use super::{existing, flag, need_root};
+use super::{existing, need_root};
 use crate::control::{Request, ask};
 use crate::daemon::node;
+use crate::program::advice;
 use crate::ui::Steps;
 use cluster::{Member, Profile};
 
@@ -11,7 +12,7 @@ pub fn run(name: &str) -> anyhow::Result<()> {
     need_root()?;
     let profile = existing(name)?;
     stop(&profile)?;
-    anstream::eprintln!("The cluster {name:?} is stopped; start it again: sudo skiff start{}", flag(name));
+    anstream::eprintln!("The cluster {name:?} is stopped; start it again: {}", advice("start", name));
     Ok(())
 }
 

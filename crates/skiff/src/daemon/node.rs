@@ -12,6 +12,8 @@ use anyhow::{Context, bail};
 use cluster::Member;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sched::{CloneFlags, setns};
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 
 /// Takes the profile's lock, which holds our pid and ends with this process however it ends.
 ///
@@ -71,18 +73,31 @@ pub fn wait_for_daemon(member: &Member) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Tells a daemon that does not listen yet to end, until it has. The lock is its own as long as it lives, and holds its
+/// pid.
+fn end_daemon(member: &Member) -> anyhow::Result<()> {
+    let path = member.lock();
+    let mut told = None;
+    while is_locked(&path) && told.is_none() {
+        let pid = std::fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok());
+        told = pid.map(|pid| nix::sys::signal::kill(Pid::from_raw(pid), Signal::SIGTERM));
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    wait_for_daemon(member)
+}
+
 fn is_locked(path: &Path) -> bool {
     let Ok(file) = File::open(path) else { return false };
     Flock::lock(file, FlockArg::LockExclusiveNonblock).is_err()
 }
 
-/// Removes what runs and what the kernel holds of a cluster whose daemon is gone: shim, containers, cgroups, links and
+/// Removes what runs and what the kernel holds of a cluster whose daemon is gone, or does not listen yet: shim, containers, cgroups, links and
 /// rules. What is not there is fine.
 ///
 /// # Errors
 /// All that could not be removed.
 pub fn tear_down(member: &Member) -> anyhow::Result<()> {
-    wait_for_daemon(member)?;
+    end_daemon(member)?;
     let runtime = runtime("teardown", 1, None)?;
     runtime.block_on(remove(member, None))
 }
