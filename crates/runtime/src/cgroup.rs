@@ -76,6 +76,23 @@ impl Cgroups {
         Self { hierarchies }
     }
 
+    /// Where the hierarchies are mounted.
+    pub fn mounts(&self) -> impl Iterator<Item = &Path> {
+        self.hierarchies.iter().map(|hierarchy| hierarchy.mount.as_path())
+    }
+
+    /// All controllers that limits can be kept with.
+    pub fn controllers(&self) -> Vec<String> {
+        let of = |hierarchy: &Hierarchy| match &hierarchy.controllers {
+            Some(v1) => v1.clone(),
+            None => {
+                let text = fs::read_to_string(hierarchy.mount.join("cgroup.controllers")).unwrap_or_default();
+                text.split_whitespace().map(str::to_owned).collect()
+            }
+        };
+        self.hierarchies.iter().flat_map(of).collect()
+    }
+
     fn existing(&self, path: &str) -> impl Iterator<Item = PathBuf> {
         self.hierarchies.iter().map(move |hierarchy| join(&hierarchy.mount, path)).filter(|dir| dir.is_dir())
     }

@@ -46,6 +46,8 @@ enum Command {
     /// Add nodes to the cluster, list, stop, start and delete them.
     #[command(subcommand)]
     Node(commands::node::Node),
+    /// Check this machine and say what to do about each finding. Exit status 1 when no cluster can run on it.
+    Doctor(crate::output::Print),
     /// Run a shell or a command in the node's network and mounts.
     Ssh(commands::ssh::Options),
     /// Print the daemon's log.
@@ -108,6 +110,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Tunnel(print) => commands::service::tunnel(profile, print),
         Command::Image(image) => commands::image::run(profile, image),
         Command::Node(node) => commands::node::run(profile, node),
+        Command::Doctor(print) => return commands::doctor::run(profile, print),
         Command::Ssh(options) => return commands::ssh::run(profile, &options),
         Command::Logs(options) => commands::logs::run(profile, &options),
         Command::Kubectl(options) => return commands::kubectl::run(profile, &options),

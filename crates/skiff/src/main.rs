@@ -8,6 +8,7 @@ mod cli;
 mod commands;
 mod control;
 mod daemon;
+mod doctor;
 mod output;
 mod program;
 mod ui;

@@ -31,6 +31,13 @@ pub fn did_you_mean<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str
     nearest(word, candidates).map_or_else(String::new, |near| format!("; did you mean {near:?}?"))
 }
 
+/// The first of these programs that is on the PATH.
+pub fn on_path(programs: &[&'static str]) -> Option<&'static str> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let is_there = |program: &&str| std::env::split_paths(&path).any(|dir| dir.join(program).is_file());
+    programs.iter().copied().find(is_there)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -13,7 +13,7 @@ use cluster::Profile;
 use super::{ask_running, existing, need_root};
 use crate::control::{Answer, ImageLine, Request};
 use crate::output::Print;
-use crate::program::did_you_mean;
+use crate::program::{did_you_mean, on_path};
 use crate::ui::{Steps, size, table};
 
 /// Give the cluster images, list, save and remove them.
@@ -104,7 +104,7 @@ fn load(profile: &Profile, image: &str) -> anyhow::Result<()> {
     if path.exists() {
         return load_file(profile, path, image);
     }
-    let builder = builder(&["docker", "podman"]).filter(|builder| {
+    let builder = on_path(&["docker", "podman"]).filter(|builder| {
         let mut inspect = Command::new(builder);
         inspect.args(["image", "inspect", image]).stdout(Stdio::null()).stderr(Stdio::null());
         inspect.status().is_ok_and(|status| status.success())
@@ -123,13 +123,6 @@ fn load_file(profile: &Profile, path: &Path, shown: &str) -> anyhow::Result<()> 
     Ok(())
 }
 
-/// The first of these programs that is on the PATH.
-fn builder(programs: &[&'static str]) -> Option<&'static str> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let is_there = |program: &&str| std::env::split_paths(&path).any(|dir| dir.join(program).is_file());
-    programs.iter().copied().find(is_there)
-}
-
 /// Saves an image out of another engine and loads it.
 fn load_from(profile: &Profile, engine: &str, image: &str) -> anyhow::Result<()> {
     let dir = tempdir(profile)?;
@@ -144,7 +137,7 @@ fn load_from(profile: &Profile, engine: &str, image: &str) -> anyhow::Result<()>
 }
 
 fn build(profile: &Profile, dir: &Path, tag: &str, file: Option<&Path>) -> anyhow::Result<()> {
-    let Some(engine) = builder(&["docker", "podman", "buildah"]) else {
+    let Some(engine) = on_path(&["docker", "podman", "buildah"]) else {
         bail!("building needs docker, podman or buildah on the PATH, for example: apt-get install buildah");
     };
     let mut build = Command::new(engine);

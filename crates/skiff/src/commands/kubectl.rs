@@ -9,6 +9,10 @@ use cluster::kubeconfig::Kubeconfig;
 
 use super::existing;
 
+/// How to come by one.
+pub const INSTALL: &str = "install one of the versions 1.27 to 1.33, for example with `apt-get install \
+    kubernetes-client`, `snap install kubectl --classic`, or as https://kubernetes.io/docs/tasks/tools/ says";
+
 /// Arguments of `kubectl`.
 #[derive(Debug, Args)]
 pub struct Options {
@@ -24,11 +28,7 @@ pub fn run(name: &str, options: &Options) -> anyhow::Result<ExitCode> {
     kubectl.env("KUBECONFIG", Kubeconfig::of_user().path()).args(["--context", name]);
     let error = kubectl.args(&options.arguments).exec();
     if error.kind() == std::io::ErrorKind::NotFound {
-        bail!(
-            "there is no kubectl on the PATH; install one of the versions 1.27 to 1.33, for example with \
-             `apt-get install kubernetes-client`, `snap install kubectl --classic`, or as \
-             https://kubernetes.io/docs/tasks/tools/ says"
-        );
+        bail!("there is no kubectl on the PATH; {INSTALL}");
     }
     bail!("run kubectl: {error}")
 }

@@ -5,6 +5,7 @@ pub mod config;
 pub mod dashboard;
 pub mod delete;
 pub mod dns;
+pub mod doctor;
 pub mod image;
 pub mod ip;
 pub mod kubectl;

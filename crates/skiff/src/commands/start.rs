@@ -112,6 +112,7 @@ pub fn run(name: &str, options: &Options) -> anyhow::Result<()> {
     }
     let profile = Profile::new(name)?;
     Kubeconfig::of_user().check()?;
+    super::doctor::quick(&profile)?;
     let began = Instant::now();
     let mut steps = Steps::new();
     let started = match start_members(&profile, options.nodes.unwrap_or(1), &mut steps) {

@@ -86,6 +86,11 @@ fn end_daemon(member: &Member) -> anyhow::Result<()> {
     wait_for_daemon(member)
 }
 
+/// Whether the node's daemon lives.
+pub fn has_daemon(member: &Member) -> bool {
+    is_locked(&member.lock())
+}
+
 fn is_locked(path: &Path) -> bool {
     let Ok(file) = File::open(path) else { return false };
     Flock::lock(file, FlockArg::LockExclusiveNonblock).is_err()
