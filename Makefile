@@ -8,7 +8,7 @@ RELEASE := $(TARGET_DIR)/release/skiff
 IMAGES := $(abspath $(TARGET_DIR))/images
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -E)
 
-.PHONY: help run test lint bench fuzz build deps images
+.PHONY: help run test lint bench fuzz build deps images kubectl
 
 help: ## List the tasks
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -35,6 +35,10 @@ images: ## Make the test images nginx, httpd and busybox from Debian packages
 
 bench: build images ## Print our figures beside the peer's, write them under bench/ (root)
 	$(SUDO) hack/bench.sh $(abspath $(RELEASE)) $(IMAGES)
+
+kubectl: build images ## Write docs/kubectl.md: what works, by command and version of kubectl (root)
+	@export KUBECONFIG=$$(mktemp -d)/config; skiff="$(SUDO) $(abspath $(RELEASE)) -p table"; trap "$$skiff delete" EXIT; \
+	  $$skiff start && $$skiff image load $(IMAGES)/busybox.tar && hack/kubectl-table.sh docs/kubectl.md
 
 fuzz: ## Run each fuzz target for a minute (nightly and cargo-fuzz)
 	hack/fuzz.sh

@@ -64,6 +64,7 @@ pub fn resources() -> Vec<Resource> {
     rows.extend(networking());
     rows.extend(policies());
     rows.extend(infrastructure());
+    rows.extend(crate::usage::resources());
     rows
 }
 

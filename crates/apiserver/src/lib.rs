@@ -40,6 +40,7 @@ pub mod server;
 pub mod status;
 pub mod strategy;
 pub mod table;
+pub mod usage;
 
 pub use config::Config;
 pub use inprocess::InProcess;

@@ -51,6 +51,16 @@ async fn kubelet(f: &common::Fixture) -> u16 {
                     return;
                 }
                 let line = request.lines().next().unwrap();
+                if line.contains("previous=true") {
+                    let answer = "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\nno such container\n";
+                    stream.write_all(answer.as_bytes()).await.unwrap();
+                    return stream.shutdown().await.unwrap();
+                }
+                if line.starts_with("GET /stats/summary HTTP") {
+                    let answer = format!("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{}", summary());
+                    stream.write_all(answer.as_bytes()).await.unwrap();
+                    return stream.shutdown().await.unwrap();
+                }
                 let secret = if request.to_lowercase().contains("authorization:") { " LEAK" } else { "" };
                 let answer = format!(
                     "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n{line}{secret}"
@@ -61,6 +71,14 @@ async fn kubelet(f: &common::Fixture) -> u16 {
         }
     });
     port
+}
+
+/// What the stand-in measures: itself and the container of Pod `p`.
+fn summary() -> Value {
+    let cpu = |nanos: u64| json!({"time": "2026-01-02T03:04:05Z", "usageNanoCores": nanos});
+    json!({"node": {"cpu": cpu(1_500_000), "memory": {"workingSetBytes": 4096}},
+        "pods": [{"podRef": {"namespace": "default", "name": "p"}, "containers": [
+            {"name": "a", "cpu": cpu(250_000_000), "memory": {"workingSetBytes": 10_240}}]}]})
 }
 
 const PODS: &str = "/api/v1/namespaces/default/pods";
@@ -117,6 +135,8 @@ async fn logs_and_node_proxy() {
         which.status(),
         (400, "a container name must be specified for pod two, choose one of: [a b]".into())
     );
+    let previous = f.get(&format!("{PODS}/p/log?previous=true")).await;
+    assert_eq!(previous.status(), (400, "no such container".into()));
     let none = f.get(&format!("{PODS}/two/log?container=z")).await;
     assert_eq!(none.status(), (400, "container z is not valid for pod two".into()));
     let lost = f.get(&format!("{PODS}/lost/log")).await;
@@ -129,6 +149,34 @@ async fn logs_and_node_proxy() {
     let exec = f.post(&format!("{PODS}/lost/exec?command=ls"), &Value::Null).await;
     assert_eq!(exec.status(), (400, "pod lost does not have a host assigned".into()));
     assert_eq!(f.delete(&format!("{PODS}/p/log"), None).await.code, 405);
+}
+
+#[tokio::test]
+async fn figures_come_from_the_kubelets() {
+    let f = cluster().await;
+    let metrics = "/apis/metrics.k8s.io/v1beta1";
+    let groups = f.get("/apis").await.json();
+    assert!(groups["groups"].as_array().unwrap().iter().any(|g| g["name"] == "metrics.k8s.io"));
+    let nodes = f.get(&format!("{metrics}/nodes")).await.json();
+    assert_eq!((&nodes["kind"], nodes["items"].as_array().unwrap().len()), (&json!("NodeMetricsList"), 1));
+    let node = f.get(&format!("{metrics}/nodes/n1")).await.json();
+    assert_eq!(node["usage"], json!({"cpu": "1500000n", "memory": "4Ki"}));
+    assert_eq!((&node["timestamp"], &node["kind"]), (&json!("2026-01-02T03:04:05Z"), &json!("NodeMetrics")));
+    let pods = f.get(&format!("{metrics}/pods")).await.json();
+    assert_eq!(pods["items"].as_array().unwrap().len(), 1, "Pods without figures are left out: {pods}");
+    let expected = json!([{"name": "a", "usage": {"cpu": "250000000n", "memory": "10Ki"}}]);
+    assert_eq!(pods["items"][0]["containers"], expected);
+    let of = |query: &str| format!("{metrics}/namespaces/default/pods{query}");
+    assert_eq!(f.get(&of("/p")).await.json()["containers"], expected);
+    assert_eq!(f.get(&of("?labelSelector=no%3Dne")).await.json()["items"], json!([]));
+    assert_eq!(
+        f.get(&of("?fieldSelector=metadata.name%3Dp")).await.json()["items"].as_array().unwrap().len(),
+        1
+    );
+    let text = "pods.metrics.k8s.io \"two\" not found".to_owned();
+    assert_eq!(f.get(&of("/two")).await.status(), (404, text));
+    assert_eq!(f.get(&of("?watch=true")).await.code, 405);
+    assert_eq!(f.delete(&of("/p"), None).await.code, 405);
 }
 
 #[tokio::test]

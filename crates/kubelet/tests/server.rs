@@ -169,6 +169,8 @@ async fn logs_exec_and_attach() {
     let pods = summary["pods"].as_array().unwrap();
     let p = pods.iter().find(|p| p["podRef"]["name"] == "p").unwrap();
     assert!(p["containers"][0]["memory"]["workingSetBytes"].as_u64().unwrap() > 0, "{summary}");
+    assert!(p["containers"][0]["cpu"]["usageNanoCores"].is_u64(), "{summary}");
+    assert!(summary["node"]["memory"]["workingSetBytes"].as_u64().unwrap() > 0, "{summary}");
     node.delete("p").await;
     node.delete("waits").await;
     let heard = attached.await.unwrap();

@@ -9,8 +9,10 @@ pub(crate) mod target;
 
 use http::header::{HeaderValue, LOCATION};
 use http::{Method, Request, Response, StatusCode};
+use serde_json::Value;
 
 use crate::admission::{self, Operation, Write};
+use crate::body;
 use crate::core::Call;
 use crate::rest::answer::{Answer, Payload};
 use crate::server::{Body, full};
@@ -41,7 +43,35 @@ pub async fn connect(call: &Call, request: Request<Body>) -> Result<Answer, Stat
         // A Pod that no node has yet: its log is empty.
         return Ok(Answer::bytes(200, "text/plain", ""));
     };
-    Ok(raw(forward::forward(call, target, request).await?))
+    let response = forward::forward(call, target, request).await?;
+    Ok(raw(if call.cx.subresource == "log" { explained(response).await? } else { response }))
+}
+
+/// The JSON document that a node's kubelet has at a path.
+///
+/// # Errors
+/// 404 for no such node, 503 when it cannot be reached, 500 when it answers something else.
+pub async fn kubelet_json(call: &Call, node: &str, path: &str) -> Result<Value, Status> {
+    let target = target::kubelet(call, node, path.to_owned()).await?;
+    let request = Request::get(path).body(full("")).map_err(Status::internal)?;
+    let response = forward::forward(call, target, request).await?;
+    let bytes = body::read(response.into_body()).await?;
+    serde_json::from_slice(&bytes).map_err(|e| Status::internal(format!("read {path} of node {node:?}: {e}")))
+}
+
+/// What a kubelet refuses in plain text, as the Status that clients can show.
+async fn explained(response: Response<Body>) -> Result<Response<Body>, Status> {
+    let code = response.status();
+    if !code.is_client_error() && !code.is_server_error() {
+        return Ok(response);
+    }
+    let bytes = body::read(response.into_body()).await?;
+    let said = String::from_utf8_lossy(&bytes).trim().to_owned();
+    Err(if code == StatusCode::BAD_REQUEST {
+        Status::bad_request(said)
+    } else {
+        Status::new(code.as_u16(), "InternalError", said)
+    })
 }
 
 fn raw(response: Response<Body>) -> Answer {

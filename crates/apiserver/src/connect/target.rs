@@ -56,8 +56,11 @@ async fn get(call: &Call, plural: &str, name: &str) -> Result<Arc<Value>, Status
     found.ok_or_else(|| Status::not_found("", plural, name))
 }
 
-/// Address of a kubelet.
-async fn kubelet(call: &Call, node: &str, path: String) -> Result<Target, Status> {
+/// A path of a node's kubelet.
+///
+/// # Errors
+/// 404 for no such node, 500 for one without an address.
+pub async fn kubelet(call: &Call, node: &str, path: String) -> Result<Target, Status> {
     let node_object = get(call, "nodes", node).await?;
     let addresses = node_object["status"]["addresses"].as_array().map_or(&[][..], Vec::as_slice);
     let host = ["InternalIP", "ExternalIP", "Hostname"]

@@ -25,6 +25,7 @@ use crate::field::{FieldError, FieldErrors};
 use crate::object::{self, meta};
 use crate::resource::{Resource, Subresource};
 use crate::status::Status;
+use crate::usage;
 use answer::Answer;
 
 /// Runs a resource request with its whole body.
@@ -43,6 +44,7 @@ pub async fn dispatch(mut call: Call, method: &Method, body: Bytes) -> Result<An
     let collection = call.name().is_empty();
     require(&row.verbs, verb(method, collection)?)?;
     match (method.as_str(), collection) {
+        _ if usage::is_usage(&row) => usage::answer(&call).await,
         ("GET" | "HEAD", true) if call.query.flag("watch") => watch::watch(call).await,
         ("GET" | "HEAD", true) => list::list(&call).await,
         ("GET" | "HEAD", false) => answer::stored(&call, 200, &call.fetch(call.name()).await?),
