@@ -13,6 +13,7 @@ use rand::RngExt as _;
 use serde_json::{Value, json};
 use storage::{Event, KeyValue, Watch};
 use tokio::time::{Instant, Interval, MissedTickBehavior, Sleep};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::answer::{self, Answer, Include, JSON, Payload};
 use super::list::{self, Filter};
@@ -88,7 +89,8 @@ pub async fn watch(call: Call) -> Result<Answer, Status> {
     bookmarks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let deadline = Box::pin(tokio::time::sleep(Duration::from_secs(seconds)));
     let first = Some(Bytes::from(first)).filter(|b| !b.is_empty());
-    let run = Run { writer, source, first, deadline, bookmarks };
+    let stop = Box::pin(writer.call.core.stop.clone().cancelled_owned());
+    let run = Run { writer, source, first, deadline, bookmarks, stop };
     let stream = stream::unfold(run, |mut run| async move { run.next().await.map(|chunk| (chunk, run)) });
     Ok(Answer { code: 200, content_type: JSON, payload: Payload::Stream(stream.boxed()) })
 }
@@ -121,6 +123,45 @@ struct Run {
     first: Option<Bytes>,
     deadline: Pin<Box<Sleep>>,
     bookmarks: Interval,
+    /// Registered once per watch: a new registration per event is a lock that all watches share.
+    stop: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+/// Bytes on their way to one watcher. An event that travels alone is the memo's own bytes, not a copy of them.
+#[derive(Default)]
+struct Chunk {
+    alone: Option<Bytes>,
+    several: Vec<u8>,
+}
+
+impl Chunk {
+    fn share(&mut self, frame: &Bytes) {
+        if self.is_empty() {
+            self.alone = Some(frame.clone());
+        } else {
+            self.several().extend_from_slice(frame);
+        }
+    }
+
+    /// Where more is written to.
+    fn several(&mut self) -> &mut Vec<u8> {
+        if let Some(alone) = self.alone.take() {
+            self.several.extend_from_slice(&alone);
+        }
+        &mut self.several
+    }
+
+    fn len(&self) -> usize {
+        self.alone.as_ref().map_or(self.several.len(), Bytes::len)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn into_bytes(self) -> Bytes {
+        self.alone.unwrap_or_else(|| self.several.into())
+    }
 }
 
 impl Run {
@@ -129,16 +170,15 @@ impl Run {
         if let Some(first) = self.first.take() {
             return Some(first);
         }
-        let core = self.writer.call.core.clone();
         loop {
             let source = self.source.as_mut()?;
             tokio::select! {
                 biased;
                 event = source.next() => {
-                    let mut out = Vec::new();
+                    let mut out = Chunk::default();
                     self.drain(event, &mut out);
                     if !out.is_empty() {
-                        return Some(out.into());
+                        return Some(out.into_bytes());
                     }
                 }
                 () = &mut self.deadline => {
@@ -151,18 +191,18 @@ impl Run {
                         return Some(bookmark);
                     }
                 }
-                () = core.stop.cancelled() => return None,
+                () = &mut self.stop => return None,
             }
         }
     }
 
     /// Writes one item and whatever else is ready.
-    fn drain(&mut self, mut item: Option<storage::Result<Arc<Event>>>, out: &mut Vec<u8>) {
+    fn drain(&mut self, mut item: Option<storage::Result<Arc<Event>>>, out: &mut Chunk) {
         loop {
             match item {
                 Some(Ok(event)) => self.writer.event(&event, out),
                 Some(Err(error)) => {
-                    write_error(out, &store_error(error));
+                    write_error(out.several(), &store_error(error));
                     self.source = None;
                     return;
                 }
@@ -241,7 +281,7 @@ impl Writer {
     }
 
     /// Writes an event if it concerns this watcher.
-    fn event(&mut self, event: &Event, out: &mut Vec<u8>) {
+    fn event(&mut self, event: &Event, out: &mut Chunk) {
         if !self.filter.matches_key(&self.call, event.key()) {
             return;
         }
@@ -254,12 +294,12 @@ impl Writer {
             (None, None) => return,
         };
         match memo(event).filter(|_| self.plain) {
-            Some(memo) => out.extend_from_slice(memo.frames[kind as usize].get_or_init(|| {
+            Some(memo) => out.share(memo.frames[kind as usize].get_or_init(|| {
                 let mut frame = Vec::with_capacity(kv.value.len() + 80);
                 self.plain_frame(kind, kv, event.revision, &mut frame);
                 frame.into()
             })),
-            None => self.frame(kind, kv, event.revision, out),
+            None => self.frame(kind, kv, event.revision, out.several()),
         }
     }
 
