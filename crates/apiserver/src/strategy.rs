@@ -1,6 +1,6 @@
 //! The rules of a kind, called by the generic handlers in a fixed order.
 //!
-//! create: `default` → `prepare_create` → `admit` → `validate` → `allocate` → store → `created`
+//! create: `default` → `admit` → `prepare_create` → `validate` → `allocate` → store → `created`
 //! update: `default` → `prepare_update` (or `prepare_status_update`) → `admit` → `validate_update` (or
 //! `validate_status_update`) → `allocate` → store → `updated`
 //! delete: `admit_delete` → (finalizers, grace) → store → `deleted`

@@ -555,3 +555,24 @@ async fn paths_beside_the_resources() {
     let metrics = f.get("/metrics").await;
     assert!(std::str::from_utf8(&metrics.bytes).unwrap().contains("apiserver_request_total{verb=\"GET\""));
 }
+
+#[tokio::test]
+async fn limit_ranges_fill_in_and_refuse() {
+    let f = common::start().await;
+    let ns = "/api/v1/namespaces/default";
+    f.post(&format!("{ns}/serviceaccounts"), &json!({"metadata": {"name": "default"}})).await;
+    let range = json!({"metadata": {"name": "l"}, "spec": {"limits": [
+        {"type": "Container", "max": {"memory": "1Gi"}, "default": {"memory": "512Mi"}, "defaultRequest": {"memory": "256Mi"}}]}});
+    assert_eq!(f.post(&format!("{ns}/limitranges"), &range).await.code, 201);
+    let pod = |name: &str, resources: Value| json!({"metadata": {"name": name}, "spec": {"containers": [{"name": "c", "image": "i", "resources": resources}]}});
+    let pods = format!("{ns}/pods");
+    let made = f.post(&pods, &pod("a", json!({}))).await.json();
+    let expected = json!({"limits": {"memory": "512Mi"}, "requests": {"memory": "256Mi"}});
+    assert_eq!(made["spec"]["containers"][0]["resources"], expected);
+    assert_eq!(made["status"]["qosClass"], "Burstable");
+    let note = "LimitRanger plugin set: memory request for container c; memory limit for container c";
+    assert_eq!(made["metadata"]["annotations"]["kubernetes.io/limit-ranger"], note);
+    let refused = f.post(&pods, &pod("b", json!({"limits": {"memory": "2Gi"}}))).await;
+    let why = "pods \"b\" is forbidden: maximum memory usage per Container is 1Gi, but limit is 2Gi";
+    assert_eq!(refused.status(), (403, why.to_owned()));
+}

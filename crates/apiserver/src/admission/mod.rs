@@ -4,6 +4,7 @@
 //! The server's own writes pass by: they keep objects in line that were admitted already.
 //! <https://kubernetes.io/docs/reference/access-authn-authz/admission-controllers/>
 
+mod limits;
 mod post;
 mod review;
 mod rules;
@@ -60,7 +61,9 @@ pub async fn mutate(call: &Call, new: &mut Value, old: Option<&Value>) -> Result
         return Ok(());
     }
     let operation = if old.is_some() { Operation::Update } else { Operation::Create };
-    if webhook::mutate(call, operation, new, old).await? {
+    let filled = operation == Operation::Create && limits::fill_in(call, new).await?;
+    let hooked = webhook::mutate(call, operation, new, old).await?;
+    if filled || hooked {
         object::strip_nulls(new);
         call.strategy.default(new);
     }
@@ -74,6 +77,9 @@ pub async fn mutate(call: &Call, new: &mut Value, old: Option<&Value>) -> Result
 pub async fn check(call: &Call, write: Write<'_>) -> Result<(), Status> {
     if call.internal {
         return Ok(());
+    }
+    if let (Operation::Create, Some(object)) = (write.operation, write.new) {
+        limits::check(call, object).await?;
     }
     webhook::check(call, write).await
 }

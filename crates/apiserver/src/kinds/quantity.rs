@@ -1,6 +1,7 @@
-//! Resource quantities of JSON objects: compared, never computed with further. [`schema::quantity`] reads them.
+//! Resource quantities of JSON objects: compared and added up. [`schema::quantity`] reads them.
 
 use std::cmp::Ordering;
+use std::fmt;
 
 pub use schema::quantity::MALFORMED;
 use serde_json::Value;
@@ -10,6 +11,9 @@ use serde_json::Value;
 pub struct Quantity(i128);
 
 impl Quantity {
+    /// One.
+    pub const ONE: Self = Self(1_000_000_000);
+
     /// Reads a JSON value: text, or a bare number as YAML writers leave it.
     pub fn of(value: &Value) -> Option<Self> {
         let nanos = match value {
@@ -30,9 +34,33 @@ impl Quantity {
         self.0 < 0
     }
 
+    /// Both together.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self(self.0.saturating_add(other.0))
+    }
+
+    /// How many times the other one this is.
+    pub fn ratio(self, of: Self) -> f64 {
+        self.0 as f64 / of.0 as f64
+    }
+
     /// Without a fraction.
     pub fn is_whole(self) -> bool {
         self.0 % 1_000_000_000 == 0
+    }
+}
+
+/// As people write it: in powers of two where it is a whole number of kibibytes, else in powers of ten.
+impl fmt::Display for Quantity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (whole, kib) = (self.0 / Self::ONE.0, 1024 * Self::ONE.0);
+        let text = if self.0 != 0 && self.0 % kib == 0 {
+            format!("{}Ki", whole / 1024)
+        } else {
+            format!("{}n", self.0)
+        };
+        f.write_str(&schema::quantity::canonical(&text).unwrap_or(text))
     }
 }
 

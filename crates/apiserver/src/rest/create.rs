@@ -57,9 +57,9 @@ pub async fn store_new(call: &Call, body: Value) -> Result<Stored, Status> {
     let generated = meta(&object, "name").is_empty() && !meta(&object, "generateName").is_empty();
     begin(call, &mut object, generated);
     call.strategy.default(&mut object);
-    call.strategy.prepare_create(&call.cx, &mut object);
     call.strategy.admit(&call.cx, &mut object, None).await?;
     admission::mutate(call, &mut object, None).await?;
+    call.strategy.prepare_create(&call.cx, &mut object);
     validate(call, &object)?;
     let write = Write { operation: Operation::Create, new: Some(&object), old: None };
     admission::check(call, write).await?;
