@@ -12,8 +12,8 @@ use crate::strategy::NameRule;
 
 const PROTOCOLS: &[&str] = &["SCTP", "TCP", "UDP"];
 
-/// An address traffic may be sent to.
-fn endpoint_address(ip: &str, path: &str, errors: &mut FieldErrors) {
+/// An address traffic may be sent to, or that a Service may have from outside.
+pub fn no_special_address(ip: &str, path: &str, errors: &mut FieldErrors) {
     let Ok(address) = ip.parse::<std::net::IpAddr>() else {
         errors.messages(path, ip, checks::ip(ip));
         return;
@@ -56,7 +56,7 @@ pub const ENDPOINTS: Rules = Rules {
             for key in ["addresses", "notReadyAddresses"] {
                 for (a, address) in list(subset, key).iter().enumerate() {
                     let path = format!("{path}.{key}[{a}]");
-                    endpoint_address(text(address, "ip"), &format!("{path}.ip"), errors);
+                    no_special_address(text(address, "ip"), &format!("{path}.ip"), errors);
                     errors.optional_form(address, &path, "hostname", checks::dns1123_label);
                 }
             }
@@ -120,9 +120,9 @@ fn slice_endpoint(slice: &Value, endpoint: &Value, path: &str, errors: &mut Fiel
     for (a, address) in addresses.iter().enumerate() {
         let (at, address) = (format!("{at}[{a}]"), address.as_str().unwrap_or_default());
         match (text(slice, "addressType"), address.parse::<std::net::IpAddr>()) {
-            ("IPv4", Ok(ip)) if ip.is_ipv4() => endpoint_address(address, &at, errors),
+            ("IPv4", Ok(ip)) if ip.is_ipv4() => no_special_address(address, &at, errors),
             ("IPv4", _) => errors.push(FieldError::invalid(&at, address, "must be a valid IPv4 address")),
-            ("IPv6", Ok(ip)) if ip.is_ipv6() => endpoint_address(address, &at, errors),
+            ("IPv6", Ok(ip)) if ip.is_ipv6() => no_special_address(address, &at, errors),
             ("IPv6", _) => errors.push(FieldError::invalid(&at, address, "must be a valid IPv6 address")),
             ("FQDN", _) => errors.messages(&at, address, checks::dns1123_subdomain(address)),
             _ => {}

@@ -71,6 +71,12 @@ pub fn service(object: &mut Value) {
         default(spec, "allocateLoadBalancerNodePorts", true);
     }
     normalize_cluster_ips(spec);
+    let Some(balancer) = child(object, "status").and_then(|status| child(status, "loadBalancer")) else {
+        return;
+    };
+    for point in elements(balancer, "ingress").filter(|point| !text(point, "ip").is_empty()) {
+        default(point, "ipMode", "VIP");
+    }
 }
 
 /// `clusterIP` and the first of `clusterIPs` say the same; whoever gave one gets the other.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use serde_json::{Value, json};
 
-use super::value::set;
+use super::value::{set, text, unset};
 use crate::alloc::{Allocators, cluster_ips, record};
 use crate::field::FieldErrors;
 use crate::status::Status;
@@ -37,6 +37,10 @@ impl Strategy for Services {
 
     fn prepare_update(&self, _cx: &Context, new: &mut Value, old: &Value) {
         defaults::carry_over(new, old);
+        // No other type has a load balancer to tell of.
+        if text(&new["spec"], "type") != "LoadBalancer" && !unset(&new["status"]["loadBalancer"]) {
+            set(&mut new["status"], "loadBalancer", json!({}));
+        }
     }
 
     fn validate(&self, _cx: &Context, object: &Value) -> FieldErrors {
@@ -48,6 +52,12 @@ impl Strategy for Services {
     fn validate_update(&self, cx: &Context, new: &Value, old: &Value) -> FieldErrors {
         let mut errors = self.validate(cx, new);
         validate::update(new, old, &mut errors);
+        errors
+    }
+
+    fn validate_status_update(&self, _cx: &Context, new: &Value, _old: &Value) -> FieldErrors {
+        let mut errors = FieldErrors::new();
+        validate::status(new, &mut errors);
         errors
     }
 
@@ -221,6 +231,18 @@ pub(crate) mod tests {
             ),
             (json!({"type": "ExternalName"}), "spec.externalName: Required value"),
             (
+                json!({"ports": port, "loadBalancerClass": "a/b"}),
+                "spec.loadBalancerClass: Forbidden: may only be used when `type` is 'LoadBalancer'",
+            ),
+            (
+                json!({"ports": port, "loadBalancerSourceRanges": ["10.0.0.0/8"]}),
+                "spec.LoadBalancerSourceRanges: Forbidden: may only be used when `type` is 'LoadBalancer'",
+            ),
+            (
+                json!({"ports": port, "externalIPs": ["127.0.0.1"]}),
+                "spec.externalIPs[0]: Invalid value: \"127.0.0.1\": may not be in the loopback range (127.0.0.0/8, ::1/128)",
+            ),
+            (
                 json!({"ports": port, "type": "NodePort", "clusterIP": "None"}),
                 "spec.clusterIPs[0]: Invalid value: \"None\": may not be set to 'None' for NodePort services",
             ),
@@ -307,6 +329,57 @@ pub(crate) mod tests {
 
         let back = world.update(&named, |spec| spec["type"] = json!("ClusterIP")).await.unwrap();
         assert!(back["spec"]["clusterIP"].is_string() && back["spec"].get("externalName").is_none());
+    }
+
+    #[tokio::test]
+    async fn a_load_balancer_keeps_its_class_and_loses_its_status_with_the_type() {
+        let world = world(&[]);
+        let spec =
+            |more: &str| json!({"ports": [{"port": 80}], "type": "LoadBalancer", "loadBalancerClass": more});
+        let mut made = world.create("web", spec("example.com/a")).await.unwrap();
+        assert!(made["spec"]["ports"][0]["nodePort"].is_u64());
+        let changed = |spec: &mut Value| spec["loadBalancerClass"] = json!("example.com/b");
+        let refused = world.update(&made, changed).await.unwrap_err();
+        assert_eq!(
+            refused,
+            "spec.loadBalancerClass: Invalid value: \"example.com/b\": may not change once set"
+        );
+
+        let judge = |point: Value| {
+            let mut new = made.clone();
+            new["status"]["loadBalancer"]["ingress"] = json!([point]);
+            world.services.default(&mut new);
+            (world.services.validate_status_update(&world.cx, &new, &made).to_string(), new)
+        };
+        let (_, told) = judge(json!({"ip": "192.168.49.101"}));
+        assert_eq!(
+            told["status"]["loadBalancer"]["ingress"],
+            json!([{"ip": "192.168.49.101", "ipMode": "VIP"}])
+        );
+        assert!(world.services.validate_status_update(&world.cx, &told, &made).is_empty());
+        let table = [
+            (
+                json!({"ip": "x"}),
+                "status.loadBalancer.ingress[0].ip: Invalid value: \"x\": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
+            ),
+            (
+                json!({"hostname": "a.example", "ipMode": "VIP"}),
+                "status.loadBalancer.ingress[0].ipMode: Forbidden: may not be specified when `ip` is not set",
+            ),
+            (
+                json!({"ip": "192.168.49.101", "ipMode": "Magic"}),
+                "status.loadBalancer.ingress[0].ipMode: Unsupported value: \"Magic\": supported values: \"Proxy\", \"VIP\"",
+            ),
+        ];
+        for (point, expected) in table {
+            assert_eq!(judge(point).0, expected);
+        }
+        made = told;
+        let plain = world.update(&made, |spec| spec["type"] = json!("ClusterIP")).await.unwrap();
+        assert_eq!(plain["status"]["loadBalancer"], json!({}));
+        for key in ["loadBalancerClass", "allocateLoadBalancerNodePorts"] {
+            assert!(plain["spec"].get(key).is_none(), "{key}");
+        }
     }
 
     #[tokio::test]

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::super::checks;
+use super::super::network::no_special_address;
 use super::super::pod::container::port as port_or_name;
 use super::super::value::{entries, int, list, text, unset};
 use super::defaults::{
@@ -134,31 +135,63 @@ fn affinity(spec: &Value, errors: &mut FieldErrors) {
 
 fn addresses(spec: &Value, errors: &mut FieldErrors) {
     for (i, ip) in list(spec, "externalIPs").iter().enumerate() {
-        let path = format!("spec.externalIPs[{i}]");
-        let ip = ip.as_str().unwrap_or_default();
-        let Ok(address) = ip.parse::<std::net::IpAddr>() else {
-            errors.messages(&path, ip, checks::ip(ip));
-            continue;
-        };
-        if address.is_unspecified() {
-            errors.push(FieldError::invalid(&path, ip, format!("may not be unspecified ({ip})")));
-        }
-        if address.is_loopback() {
-            let why = "may not be in the loopback range (127.0.0.0/8, ::1/128)";
-            errors.push(FieldError::invalid(&path, ip, why));
-        }
-        if address.is_multicast() {
-            let why = "may not be in the multicast range (224.0.0.0/4, ff00::/8)";
-            errors.push(FieldError::invalid(&path, ip, why));
+        no_special_address(ip.as_str().unwrap_or_default(), &format!("spec.externalIPs[{i}]"), errors);
+    }
+    let balanced = text(spec, "type") == "LoadBalancer";
+    let only_balanced = "may only be used when `type` is 'LoadBalancer'";
+    // Upstream spells this path with a capital.
+    let ranges = list(spec, "loadBalancerSourceRanges");
+    if !ranges.is_empty() && !balanced {
+        errors.push(FieldError::forbidden("spec.LoadBalancerSourceRanges", only_balanced));
+    }
+    for (i, range) in ranges.iter().enumerate() {
+        let range = range.as_str().unwrap_or_default().trim();
+        errors.messages(&format!("spec.LoadBalancerSourceRanges[{i}]"), range, checks::cidr(range));
+    }
+    for key in ["allocateLoadBalancerNodePorts", "loadBalancerClass"] {
+        if !unset(&spec[key]) && !balanced {
+            errors.push(FieldError::forbidden(format!("spec.{key}"), only_balanced));
         }
     }
-    for (i, range) in list(spec, "loadBalancerSourceRanges").iter().enumerate() {
-        let range = range.as_str().unwrap_or_default();
-        errors.messages(&format!("spec.loadBalancerSourceRanges[{i}]"), range, checks::cidr(range));
+    let class = text(spec, "loadBalancerClass");
+    if balanced && !unset(&spec["loadBalancerClass"]) {
+        errors.messages("spec.loadBalancerClass", class, checks::qualified_name(class));
     }
-    if !unset(&spec["loadBalancerClass"]) && text(spec, "type") != "LoadBalancer" {
-        let why = "may only be used when `type` is 'LoadBalancer'";
-        errors.push(FieldError::forbidden("spec.loadBalancerClass", why));
+}
+
+/// The status that a load balancer's controller writes.
+pub fn status(object: &Value, errors: &mut FieldErrors) {
+    let ingress = list(&object["status"]["loadBalancer"], "ingress");
+    if text(&object["spec"], "type") != "LoadBalancer" && !ingress.is_empty() {
+        let why = "may only be used when `spec.type` is \"LoadBalancer\"";
+        errors.push(FieldError::forbidden("status.loadBalancer.ingress", why));
+    }
+    for (i, point) in ingress.iter().enumerate() {
+        let path = format!("status.loadBalancer.ingress[{i}]");
+        let (ip, mode) = (text(point, "ip"), text(point, "ipMode"));
+        if !ip.is_empty() {
+            errors.messages(&format!("{path}.ip"), ip, checks::ip(ip));
+            if mode.is_empty() {
+                errors.push(FieldError::required(
+                    format!("{path}.ipMode"),
+                    "must be specified when `ip` is set",
+                ));
+            }
+        } else if !mode.is_empty() {
+            let why = "may not be specified when `ip` is not set";
+            errors.push(FieldError::forbidden(format!("{path}.ipMode"), why));
+        }
+        if !mode.is_empty() {
+            errors.one_of(point, &path, "ipMode", &["Proxy", "VIP"]);
+        }
+        let host = text(point, "hostname");
+        if !host.is_empty() {
+            errors.messages(&format!("{path}.hostname"), host, checks::dns1123_subdomain(host));
+            if host.parse::<std::net::IpAddr>().is_ok() {
+                let why = "must be a DNS name, not an IP address";
+                errors.push(FieldError::invalid(format!("{path}.hostname"), host, why));
+            }
+        }
     }
 }
 
@@ -193,6 +226,17 @@ fn traffic(spec: &Value, errors: &mut FieldErrors) {
 /// What may not change.
 pub fn update(new: &Value, old: &Value, errors: &mut FieldErrors) {
     let (spec, before) = (&new["spec"], &old["spec"]);
+    let balanced = |spec: &Value| text(spec, "type") == "LoadBalancer";
+    if balanced(spec) && balanced(before) && spec["loadBalancerClass"] != before["loadBalancerClass"] {
+        let class = spec["loadBalancerClass"].clone();
+        errors.push(FieldError::invalid("spec.loadBalancerClass", class, "may not change once set"));
+    }
+    if needs_health_port(spec)
+        && needs_health_port(before)
+        && spec["healthCheckNodePort"] != before["healthCheckNodePort"]
+    {
+        errors.push(FieldError::forbidden("spec.healthCheckNodePort", "field is immutable"));
+    }
     if !needs_cluster_ip(spec) || !needs_cluster_ip(before) {
         return;
     }
