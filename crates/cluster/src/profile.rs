@@ -1,11 +1,12 @@
 //! A profile: the name of a cluster, where its files are and which addresses it was given.
 
 use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Member, Result, files};
+use crate::{Error, MAX_NODES, Member, Result, files};
 
 /// Service addresses of every cluster; 10.96.0.1 is the API server, 10.96.0.10 the cluster's DNS.
 pub const SERVICE_CIDR: &str = "10.96.0.0/12";
@@ -42,6 +43,16 @@ pub struct Network {
     pub node: Ipv4Addr,
     /// Prefix length of the node network.
     pub prefix: u8,
+}
+
+impl Network {
+    /// The addresses for Services of type LoadBalancer: what the node network has above the last possible node.
+    pub fn load_balancers(&self) -> RangeInclusive<Ipv4Addr> {
+        let gateway = self.gateway.to_bits();
+        let hosts = u32::MAX.checked_shr(self.prefix.into()).unwrap_or(0);
+        let first = gateway.saturating_add(u32::from(MAX_NODES) + 1);
+        Ipv4Addr::from_bits(first)..=Ipv4Addr::from_bits((gateway | hosts).saturating_sub(1))
+    }
 }
 
 impl Profile {
@@ -128,6 +139,18 @@ mod tests {
         for bad in ["", "-a", "a-", "2a", "Dev", "a/b", "..", "a.b", "twelve-chars"] {
             assert!(Profile::new(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn load_balancers_and_nodes_share_no_address() {
+        let network =
+            Network { gateway: [192, 168, 49, 1].into(), node: [192, 168, 49, 2].into(), prefix: 24 };
+        let pool = network.load_balancers();
+        assert_eq!(
+            (pool.start().to_string(), pool.end().to_string()),
+            ("192.168.49.101".into(), "192.168.49.254".into())
+        );
+        assert!(Network { prefix: 30, ..network }.load_balancers().is_empty());
     }
 
     #[test]

@@ -22,6 +22,7 @@ mod history;
 mod informers;
 mod job;
 mod kit;
+mod loadbalancer;
 #[cfg(test)]
 mod loops;
 mod meta;
@@ -35,6 +36,8 @@ mod pods;
 mod replicaset;
 mod statefulset;
 
+use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use client::Recorder;
@@ -54,6 +57,8 @@ pub struct Config {
     pub cluster_cidr: ipnet::IpNet,
     /// The prefix length of a node's part; 24 gives 254 Pods a node.
     pub node_cidr_mask: u8,
+    /// The addresses for Services of type LoadBalancer, on the nodes' own network.
+    pub load_balancers: RangeInclusive<Ipv4Addr>,
 }
 
 /// Runs all controllers until `stop`; returns when the last has ended.
@@ -69,6 +74,7 @@ pub async fn run(client: Client, config: Config, stop: CancellationToken) {
     running.spawn(endpoints::run_slices(ctx.clone()));
     running.spawn(endpoints::run_endpoints(ctx.clone()));
     running.spawn(endpoints::run_mirroring(ctx.clone()));
+    running.spawn(loadbalancer::run(ctx.clone()));
     running.spawn(namespace::run(ctx.clone()));
     running.spawn(namespaced_defaults::run_service_accounts(ctx.clone()));
     running.spawn(namespaced_defaults::run_root_ca(ctx.clone()));

@@ -30,7 +30,12 @@ struct World {
 }
 
 fn config() -> Config {
-    Config { ca_pem: "the root".into(), cluster_cidr: "10.244.0.0/16".parse().unwrap(), node_cidr_mask: 24 }
+    Config {
+        ca_pem: "the root".into(),
+        cluster_cidr: "10.244.0.0/16".parse().unwrap(),
+        node_cidr_mask: 24,
+        load_balancers: "192.168.49.101".parse().unwrap()..="192.168.49.102".parse().unwrap(),
+    }
 }
 
 impl World {
@@ -220,6 +225,52 @@ async fn a_service_gets_endpoints_and_slices_that_agree() {
     .await;
     world.api::<Endpoints>().delete("db", &DeleteParams::default()).await.unwrap();
     eventually("the mirror is gone", || async { slices().await.len() == 1 }).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn load_balancers_get_addresses_and_give_them_back() {
+    let world = World::start();
+    let balanced = |name: &str, more: Value| {
+        let mut spec = json!({"type": "LoadBalancer", "ports": [{"port": 80}]});
+        spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        world.create::<Service>(json!({"metadata": {"name": name}, "spec": spec}))
+    };
+    let address = |name: &'static str| {
+        let api = world.api::<Service>();
+        async move {
+            let status = api.get(name).await.unwrap().status.unwrap_or_default();
+            let ingress = status.load_balancer.unwrap_or_default().ingress.unwrap_or_default();
+            ingress.into_iter().map(|i| format!("{} {}", i.ip.unwrap(), i.ip_mode.unwrap())).next()
+        }
+    };
+    let becomes = |name: &'static str, wanted: &'static str| async move {
+        eventually(wanted, || async { address(name).await.as_deref() == Some(wanted) }).await;
+    };
+    balanced("a", json!({})).await;
+    becomes("a", "192.168.49.101 VIP").await;
+    balanced("foreign", json!({"loadBalancerClass": "example.com/own"})).await;
+    balanced("b", json!({})).await;
+    becomes("b", "192.168.49.102 VIP").await;
+    balanced("late", json!({})).await;
+    eventually("the refusal is told", || async {
+        world
+            .fake
+            .events_of("late")
+            .iter()
+            .any(|e| e.starts_with("SyncLoadBalancerFailed: ") && e.contains("are in use"))
+    })
+    .await;
+    world.api::<Service>().delete("a", &DeleteParams::default()).await.unwrap();
+    becomes("late", "192.168.49.101 VIP").await;
+    // A status that somebody overwrote is put right, and a type that changes gives the address back.
+    let stolen =
+        json!({"status": {"loadBalancer": {"ingress": [{"ip": "192.168.49.101", "ipMode": "VIP"}]}}});
+    world.api::<Service>().patch_status("b", &PatchParams::default(), &Patch::Merge(stolen)).await.unwrap();
+    becomes("b", "192.168.49.102 VIP").await;
+    world.patch::<Service>("b", json!({"spec": {"type": "ClusterIP"}})).await;
+    balanced("c", json!({})).await;
+    becomes("c", "192.168.49.102 VIP").await;
+    assert_eq!(address("foreign").await, None);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,6 +3,7 @@
 //! * [`HostNetwork`]: what a cluster needs of the host (a bridge, a link per node, routing, one masquerade rule).
 //! * [`NodeNetwork`]: a node's own namespace (its `eth0`, default route, settings, masquerade of what leaves the cluster).
 //! * [`PeerRoutes`]: a node's routes to the Pods of the other nodes.
+//! * [`AnsweredAddresses`]: the further addresses that a node answers for.
 //! * [`PodNetwork`]: a node's Pods, each with a /32 (and /128) on a veth of its own, routed by the node.
 //!
 //! All of it is level-triggered: every call may be repeated, finds what is there, and makes what is missing, so a crash at
@@ -12,6 +13,7 @@
 //!
 //! Specifications: rtnetlink(7), veth(4), Documentation/networking/ip-sysctl.rst of the kernel.
 
+mod answered;
 mod error;
 mod host;
 mod ipam;
@@ -25,6 +27,7 @@ mod pod;
 pub mod subnet;
 mod sysctl;
 
+pub use answered::AnsweredAddresses;
 pub use error::{Error, Errors, Result};
 pub use host::{HostNetwork, used_networks};
 pub use names::{GATEWAY4, GATEWAY6, bridge};

@@ -18,6 +18,9 @@ use netlink_packet_route::route::{
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::errno::Errno;
 
+/// The table of the node's own addresses (`RT_TABLE_LOCAL` of linux/rtnetlink.h).
+pub(crate) const LOCAL_TABLE: u8 = 255;
+
 /// One change, what to call it when it fails, and which refusals mean that it was so already.
 #[derive(Debug, Clone)]
 pub(crate) struct Request {
@@ -182,6 +185,37 @@ pub(crate) fn delete_range(to: IpNet) -> Request {
     message.attributes.push(RouteAttribute::Destination(to_route(to.network())));
     Request::new(format!("delete route to {to}"), RouteNetlinkMessage::DelRoute(message), 0)
         .fine(&[Errno::ESRCH, Errno::ENODEV])
+}
+
+/// An address that the node answers for without having it on a link: the neighbours' questions are answered, and what
+/// the node itself sends there comes from `source`.
+pub(crate) fn answer_for(link: u32, address: IpAddr, source: IpAddr) -> Request {
+    let mut message = answered(address);
+    message.header.protocol = RouteProtocol::Static;
+    message.header.scope = RouteScope::Host;
+    message.attributes.push(RouteAttribute::PrefSource(to_route(source)));
+    message.attributes.push(RouteAttribute::Oif(link));
+    let what = format!("answer for address {address}");
+    Request::new(what, RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_REPLACE)
+}
+
+/// No longer answers for an address; that it does not already is fine.
+pub(crate) fn no_answer_for(address: IpAddr) -> Request {
+    let mut message = answered(address);
+    message.header.scope = RouteScope::NoWhere;
+    let what = format!("no longer answer for address {address}");
+    Request::new(what, RouteNetlinkMessage::DelRoute(message), 0).fine(&[Errno::ESRCH, Errno::ENODEV])
+}
+
+fn answered(address: IpAddr) -> RouteMessage {
+    let to = IpNet::from(address);
+    let mut message = RouteMessage::default();
+    message.header.address_family = family(address);
+    message.header.destination_prefix_length = to.prefix_len();
+    message.header.table = LOCAL_TABLE;
+    message.header.kind = RouteType::Local;
+    message.attributes.push(RouteAttribute::Destination(to_route(address)));
+    message
 }
 
 fn to_route(address: IpAddr) -> RouteAddress {

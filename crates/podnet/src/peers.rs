@@ -38,14 +38,8 @@ impl PeerRoutes {
     /// When the node has no interface or its routes cannot be read.
     pub fn open(node_netns: BorrowedFd<'_>) -> Result<Self> {
         let mut netlink = within(node_netns, Netlink::open)?;
-        let missing = Error::Refused { what: format!("find {INSIDE} of the node"), errno: Errno::ENODEV };
-        let link = netlink.link(INSIDE)?.ok_or(missing)?.index;
-        let routes = netlink.dump("list routes", &RouteNetlinkMessage::GetRoute(RouteMessage::default()))?;
-        let known = routes.iter().filter_map(|answer| match answer {
-            RouteNetlinkMessage::NewRoute(route) => by_gateway(route, link),
-            _ => None,
-        });
-        let known = known.collect();
+        let link = own_link(&mut netlink)?;
+        let known = routes(&mut netlink)?.iter().filter_map(|route| by_gateway(route, link)).collect();
         Ok(Self { netlink, link, known })
     }
 
@@ -76,6 +70,22 @@ impl PeerRoutes {
     }
 }
 
+/// Index of the node's interface.
+pub(crate) fn own_link(netlink: &mut Netlink) -> Result<u32> {
+    let missing = Error::Refused { what: format!("find {INSIDE} of the node"), errno: Errno::ENODEV };
+    Ok(netlink.link(INSIDE)?.ok_or(missing)?.index)
+}
+
+/// All routes of the namespace.
+pub(crate) fn routes(netlink: &mut Netlink) -> Result<Vec<RouteMessage>> {
+    let answers = netlink.dump("list routes", &RouteNetlinkMessage::GetRoute(RouteMessage::default()))?;
+    let routes = answers.into_iter().filter_map(|answer| match answer {
+        RouteNetlinkMessage::NewRoute(route) => Some(route),
+        _ => None,
+    });
+    Ok(routes.collect())
+}
+
 /// What has to go and what has to come, or to come anew by another way.
 fn difference(known: &Peers, wanted: &Peers) -> (Vec<IpNet>, Vec<(IpNet, IpAddr)>) {
     let gone = known.keys().filter(|range| !wanted.contains_key(range)).copied().collect();
@@ -99,7 +109,7 @@ fn by_gateway(route: &RouteMessage, link: u32) -> Option<(IpNet, IpAddr)> {
     Some((range, via?)).filter(|_| ours && range.prefix_len() > 0)
 }
 
-fn address_of(address: &RouteAddress) -> Option<IpAddr> {
+pub(crate) fn address_of(address: &RouteAddress) -> Option<IpAddr> {
     match address {
         RouteAddress::Inet(v4) => Some((*v4).into()),
         RouteAddress::Inet6(v6) => Some((*v6).into()),

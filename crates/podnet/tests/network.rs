@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use ipnet::{IpNet, Ipv4Net};
 use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrIn, sockopt};
-use podnet::{Error, HostNetwork, NodeNetwork, PodNetwork, bridge, used_networks, within};
+use podnet::{AnsweredAddresses, Error, HostNetwork, NodeNetwork, PodNetwork, bridge, used_networks, within};
 
 /// A fresh network namespace, alive as long as its descriptor.
 fn netns() -> OwnedFd {
@@ -302,4 +302,36 @@ fn attaching_takes_milliseconds() {
     let detach = start.elapsed() / 100;
     println!("attach p50 {:?} p99 {:?}; detach mean {detach:?}", times[50], times[98]);
     assert!(times[50] < Duration::from_millis(25), "{:?}", times[50]);
+}
+
+#[test]
+fn a_node_answers_for_further_addresses_as_long_as_it_is_told_to() {
+    let machine = Machine::new();
+    let open = || AnsweredAddresses::open(machine.node.as_fd(), "192.168.49.2".parse().unwrap()).unwrap();
+    let addresses = |list: &[&str]| list.iter().map(|a| a.parse().unwrap()).collect();
+    // Nobody listens: who is answered for refuses, and who is not is silent.
+    let refuses = |address: &str| {
+        let to = SocketAddr::new(address.parse().unwrap(), 9);
+        let tried = inside(&machine.host, || TcpStream::connect_timeout(&to, Duration::from_millis(400)));
+        tried.unwrap_err().kind() == std::io::ErrorKind::ConnectionRefused
+    };
+    let mut answered = open();
+    assert!(!refuses("192.168.49.200"));
+    answered.sync(&addresses(&["192.168.49.200", "192.168.49.201", "fd00::1"])).unwrap();
+    wait_until("both answer", || refuses("192.168.49.200") && refuses("192.168.49.201"));
+    // What the node itself sends there bears the node's own address.
+    let own = inside(&machine.node, || {
+        let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+        socket.connect("192.168.49.200:9").unwrap();
+        socket.local_addr().unwrap().ip().to_string()
+    });
+    assert_eq!(own, "192.168.49.2");
+    // The next life finds what this one left.
+    drop(answered);
+    let mut answered = open();
+    answered.sync(&addresses(&["192.168.49.201"])).unwrap();
+    wait_until("one is gone", || !refuses("192.168.49.200"));
+    assert!(refuses("192.168.49.201"));
+    answered.sync(&addresses(&[])).unwrap();
+    wait_until("both are gone", || !refuses("192.168.49.201"));
 }

@@ -10,7 +10,8 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use client::ObjectKey;
-use k8s_openapi::api::core::v1::{Service, ServicePort};
+use ipnet::IpNet;
+use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use crate::model::{
@@ -55,12 +56,8 @@ pub fn targets<E: Borrow<EndpointSlice>>(
     slices: &[E],
     node: &NodeView,
 ) -> Vec<(Frontend, Target)> {
-    let labels = service.metadata.labels.as_ref();
-    let foreign = labels.is_some_and(|l| l.contains_key(PROXY_NAME) || l.contains_key(HEADLESS));
-    let Some(spec) = service.spec.as_ref().filter(|s| !foreign && s.type_.as_deref() != Some("ExternalName"))
-    else {
-        return Vec::new();
-    };
+    let served = |s: &&ServiceSpec| !is_foreign(service) && s.type_.as_deref() != Some("ExternalName");
+    let Some(spec) = service.spec.as_ref().filter(served) else { return Vec::new() };
     let cluster_ips = cluster_ips(service);
     if cluster_ips.is_empty() {
         return Vec::new();
@@ -85,6 +82,22 @@ fn cluster_ips(service: &Service) -> Vec<IpAddr> {
     let many = spec.cluster_ips.iter().flatten();
     let all: BTreeSet<IpAddr> = many.chain(&spec.cluster_ip).filter_map(|a| a.parse().ok()).collect();
     all.into_iter().collect()
+}
+
+/// The addresses that a load balancer gave a Service and that lead here. A balancer in mode Proxy ends connections
+/// itself: its address must leave the node.
+pub fn balanced_addresses(service: &Service) -> Vec<IpAddr> {
+    let balanced = service.spec.as_ref().is_some_and(|s| s.type_.as_deref() == Some("LoadBalancer"));
+    let status = service.status.as_ref().filter(|_| balanced).and_then(|s| s.load_balancer.as_ref());
+    let ingress = status.into_iter().flat_map(|l| l.ingress.iter().flatten());
+    let here = ingress.filter(|i| i.ip_mode.as_deref() != Some("Proxy"));
+    here.filter_map(|i| i.ip.as_ref()?.parse().ok()).collect()
+}
+
+/// Whether another proxy, or none, serves it.
+pub fn is_foreign(service: &Service) -> bool {
+    let labels = service.metadata.labels.as_ref();
+    labels.is_some_and(|l| l.contains_key(PROXY_NAME) || l.contains_key(HEADLESS))
 }
 
 /// The endpoints of one port in one family.
@@ -171,13 +184,17 @@ impl ServiceFamily<'_> {
             action: action.clone(),
             cluster_ip,
             hairpins: hairpins.iter().copied().collect(),
+            sources: Vec::new(),
         };
         let mut push = |place, port, target| out.push((Frontend { place, protocol, port }, target));
         for addr in self.cluster_ips.iter().filter(|a| Ip::of(**a) == self.ip) {
             push(Place::Address(*addr), number, target(&internal, true));
         }
-        for addr in self.external_addresses() {
-            push(Place::Address(addr), number, target(&external, false));
+        let balanced = balanced_addresses(self.service);
+        let sources = self.sources();
+        for addr in self.external_addresses(&balanced) {
+            let sources = if balanced.contains(&addr) { sources.clone() } else { Vec::new() };
+            push(Place::Address(addr), number, Target { sources, ..target(&external, false) });
         }
         let node_port = port.node_port.and_then(|n| u16::try_from(n).ok()).filter(|n| *n > 0);
         if let Some(node_port) = node_port
@@ -187,20 +204,20 @@ impl ServiceFamily<'_> {
         }
     }
 
-    fn external_addresses(&self) -> BTreeSet<IpAddr> {
-        let Some(spec) = &self.service.spec else { return BTreeSet::new() };
-        let status = self.service.status.as_ref().and_then(|s| s.load_balancer.as_ref());
-        let ingress = status.and_then(|l| l.ingress.as_ref()).into_iter().flatten();
-        // A balancer in mode Proxy terminates connections itself; its address must leave the node.
-        let ingress = ingress.filter(|i| i.ip_mode.as_deref() != Some("Proxy")).filter_map(|i| i.ip.as_ref());
-        let balanced = spec.type_.as_deref() == Some("LoadBalancer");
-        spec.external_ips
-            .iter()
-            .flatten()
-            .chain(ingress.filter(|_| balanced))
-            .filter_map(|a| a.parse().ok())
+    fn external_addresses(&self, balanced: &[IpAddr]) -> BTreeSet<IpAddr> {
+        let own = self.service.spec.iter().flat_map(|spec| spec.external_ips.iter().flatten());
+        own.filter_map(|a| a.parse().ok())
+            .chain(balanced.iter().copied())
             .filter(|a| Ip::of(*a) == self.ip && !self.cluster_ips.contains(a))
             .collect()
+    }
+
+    /// The networks of this family that may connect to the load balancer; with none named, all may.
+    fn sources(&self) -> Vec<IpNet> {
+        let ranges = self.service.spec.iter().flat_map(|s| s.load_balancer_source_ranges.iter().flatten());
+        let ranges = ranges.filter_map(|r| r.trim().parse::<IpNet>().ok()).map(|net| net.trunc());
+        let ranges: BTreeSet<IpNet> = ranges.filter(|net| Ip::of(net.addr()) == self.ip).collect();
+        ranges.into_iter().collect()
     }
 
     fn affinity(&self) -> Option<u32> {
@@ -256,8 +273,12 @@ pub fn host_port_targets(ports: &[HostPort], node: &NodeView) -> Vec<(Frontend, 
             affinity: None,
             insiders: None,
         };
-        let target =
-            Target { action: Action::Forward(forward), cluster_ip: false, hairpins: vec![port.target.ip()] };
+        let target = Target {
+            action: Action::Forward(forward),
+            cluster_ip: false,
+            hairpins: vec![port.target.ip()],
+            sources: Vec::new(),
+        };
         out.push((Frontend { place, protocol: port.protocol, port: port.host_port }, target));
     }
     out

@@ -6,10 +6,13 @@
 //! 3. [`sync`]: two states -> one transaction. Everything is replaced at start and after a refused transaction; in
 //!    between only differences go to the kernel.
 //!
+//! Beside them [`announce`] says for which load balancers' addresses this node answers.
+//!
 //! [`run`] feeds them from the API. Sockets are opened in the network namespace of the thread that polls it.
 //!
 //! Upstream's rules: <https://kubernetes.io/docs/reference/networking/virtual-ips/>.
 
+pub mod announce;
 pub mod desired;
 pub mod layout;
 pub mod model;

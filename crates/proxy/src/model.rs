@@ -131,6 +131,8 @@ pub struct Target {
     pub cluster_ip: bool,
     /// Addresses of endpoints on this node, which may reach themselves through here.
     pub hairpins: Vec<IpAddr>,
+    /// Networks that may connect to an address; none means all. Ports of the node have none.
+    pub sources: Vec<IpNet>,
 }
 
 /// A port of the node that belongs to a container (`hostPort`).

@@ -1,6 +1,6 @@
 //! From the API to the kernel: watches wake the loop, one round does all that has changed, one transaction commits it.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::announce::Speakers;
 use crate::desired::{host_port_targets, service_of, targets};
 use crate::model::{Frontend, HostPort, Model, NodeView, Owner};
 use crate::stale::stale_connections;
@@ -34,6 +35,9 @@ pub struct ProxyConfig {
     pub service_cidrs: Vec<IpNet>,
     /// The host ports of this node's containers, told by the kubelet whenever they change.
     pub host_ports: watch::Receiver<Vec<HostPort>>,
+    /// Told for which addresses of load balancers the node has to answer on its network, once rules for them are in the
+    /// kernel.
+    pub answered: watch::Sender<BTreeSet<IpAddr>>,
     /// Becomes true when the rules are in the kernel for the first time.
     pub synced: watch::Sender<bool>,
 }
@@ -61,10 +65,9 @@ const LAST_RETRY: Duration = Duration::from_secs(30);
 /// When a watch dies or the kernel has no nf_tables. Refused transactions are logged and retried instead.
 pub async fn run(client: kube::Client, config: ProxyConfig, stop: CancellationToken) -> Result<(), Error> {
     let socket = nft::Socket::open()?;
-    let this_node = watcher::Config::default().fields(&format!("metadata.name={}", config.node_name));
     let services = Informer::<Service>::start(Api::all(client.clone()), watcher::Config::default());
     let slices = Informer::<EndpointSlice>::start(Api::all(client.clone()), watcher::Config::default());
-    let nodes = Informer::<Node>::start(Api::all(client), this_node);
+    let nodes = Informer::<Node>::start(Api::all(client), watcher::Config::default());
     tokio::select! {
         () = stop.cancelled() => return Ok(()),
         synced = async { tokio::try_join!(services.synced(), slices.synced(), nodes.synced()) } => synced?,
@@ -75,7 +78,7 @@ pub async fn run(client: kube::Client, config: ProxyConfig, stop: CancellationTo
         nodes: nodes.subscribe(),
         host_ports: config.host_ports.clone(),
     };
-    let mut proxy = Proxy::new(config, socket, services);
+    let mut proxy = Proxy::new(config, socket, services, nodes);
     proxy.take(&mut feeds);
     loop {
         proxy.round();
@@ -104,6 +107,10 @@ struct Proxy {
     config: ProxyConfig,
     socket: nft::Socket,
     services: Informer<Service>,
+    nodes: Informer<Node>,
+    speakers: Speakers,
+    /// Services with a load balancer, and the addresses of theirs that this node answers for.
+    answered: HashMap<Owner, Vec<IpAddr>>,
     slices: HashMap<ObjectKey, BTreeMap<String, Arc<EndpointSlice>>>,
     host_ports: Vec<HostPort>,
     view: NodeView,
@@ -118,7 +125,12 @@ struct Proxy {
 }
 
 impl Proxy {
-    fn new(config: ProxyConfig, socket: nft::Socket, services: Informer<Service>) -> Self {
+    fn new(
+        config: ProxyConfig,
+        socket: nft::Socket,
+        services: Informer<Service>,
+        nodes: Informer<Node>,
+    ) -> Self {
         let view = NodeView {
             name: config.node_name.clone(),
             addresses: config.node_ips.clone(),
@@ -130,6 +142,9 @@ impl Proxy {
             host_ports,
             socket,
             services,
+            nodes,
+            speakers: Speakers::default(),
+            answered: HashMap::new(),
             slices: HashMap::new(),
             kernel: Kernel::new(view.clone()),
             view,
@@ -187,7 +202,15 @@ impl Proxy {
     }
 
     fn node(&mut self, change: &Change<Node>) {
+        let speakers = Speakers::new(&self.nodes.list());
+        if speakers != self.speakers {
+            self.speakers = speakers;
+            self.dirty.extend(self.answered.keys().cloned());
+        }
         let Change::Applied { new, .. } = change else { return };
+        if new.metadata.name.as_ref() != Some(&self.config.node_name) {
+            return;
+        }
         let status = new.status.as_ref().and_then(|s| s.addresses.as_ref());
         let told = status.into_iter().flatten().filter_map(|a| a.address.parse::<IpAddr>().ok());
         let mut addresses = self.config.node_ips.clone();
@@ -208,17 +231,29 @@ impl Proxy {
         self.dirty.insert(Owner::HostPort);
     }
 
-    fn targets(&self, owner: &Owner) -> Vec<(Frontend, crate::model::Target)> {
-        match owner {
-            Owner::HostPort => host_port_targets(&self.host_ports, &self.view),
-            Owner::Service(namespace, name) => {
-                let Some(service) = self.services.get(namespace, name) else { return Vec::new() };
-                let key = ObjectKey::new(namespace, name);
-                let slices: Vec<&EndpointSlice> =
-                    self.slices.get(&key).into_iter().flatten().map(|(_, slice)| &**slice).collect();
-                targets(&service, &slices, &self.view)
-            }
+    fn targets(&mut self, owner: &Owner) -> Vec<(Frontend, crate::model::Target)> {
+        let Owner::Service(namespace, name) = owner else {
+            return host_port_targets(&self.host_ports, &self.view);
+        };
+        self.answered.remove(owner);
+        let Some(service) = self.services.get(namespace, name) else { return Vec::new() };
+        let key = ObjectKey::new(namespace, name);
+        let slices: Vec<&EndpointSlice> =
+            self.slices.get(&key).into_iter().flatten().map(|(_, slice)| &**slice).collect();
+        if let Some(addresses) = self.speakers.addresses(&service, &slices, &self.view.name) {
+            self.answered.insert(owner.clone(), addresses);
         }
+        targets(&service, &slices, &self.view)
+    }
+
+    /// Tells for which addresses this node answers, if that is news.
+    fn announce(&self) {
+        let now: BTreeSet<IpAddr> = self.answered.values().flatten().copied().collect();
+        self.config.answered.send_if_modified(|told| {
+            let news = *told != now;
+            *told = now;
+            news
+        });
     }
 
     /// Computes what has changed and commits it.
@@ -227,9 +262,12 @@ impl Proxy {
             let targets = self.targets(&owner);
             self.pending.extend(self.model.set(&owner, targets));
         }
+        let settled = self.started && self.pending.is_empty() && self.kernel.is_known();
+        if settled {
+            self.announce();
+        }
         let due = self.retry_at.is_none_or(|at| at <= Instant::now());
-        let work = !self.started || !self.pending.is_empty() || !self.kernel.is_known();
-        if !work || !due {
+        if settled || !due {
             return;
         }
         match self.kernel.sync(&mut self.socket, &self.model, &self.pending) {
@@ -256,6 +294,7 @@ impl Proxy {
             Err(error) => tracing::warn!(%error, "stale UDP connections may go to endpoints that are gone"),
         }
         tracing::debug!(frontends = changed.len(), "service rules committed");
+        self.announce();
         if !std::mem::replace(&mut self.started, true) {
             self.config.synced.send_replace(true);
         }

@@ -99,7 +99,7 @@ impl Kernel {
         for (frontend, target) in model.iter().filter(|(f, _)| self.families.contains(&f.place.ip())) {
             let placed = Placed::new(target, before.get(frontend));
             let parts = placed.parts(frontend);
-            self.chains.extend(&parts.chains);
+            self.chains.extend(parts.chains);
             for (set, element) in parts.shared {
                 *self.shared.entry((frontend.place.ip(), set, element)).or_default() += 1;
             }
@@ -122,10 +122,10 @@ impl Kernel {
             let old = before.map(|placed| placed.parts(frontend)).unwrap_or_default();
             let new = after.as_ref().map(|placed| placed.parts(frontend)).unwrap_or_default();
             for key in new.chains.iter().filter(|key| !self.chains.contains(*key)) {
-                edits.chains.push(*key);
+                edits.chains.push(key.clone());
             }
-            self.chains.extend(&new.chains);
             edits.exclusive(ip, &old, &new);
+            self.chains.extend(new.chains);
             for (set, element) in new.shared {
                 let count = self.shared.entry((ip, set, element)).or_default();
                 *count += 1;

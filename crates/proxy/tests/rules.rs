@@ -5,9 +5,10 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
 
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use proptest::prelude::*;
+use proxy::announce::Speakers;
 use proxy::desired::{desired, targets};
 use proxy::layout::{self, Placed};
 use proxy::model::*;
@@ -233,6 +234,87 @@ fn external_addresses_are_ordinary_frontends() {
 }
 
 #[test]
+fn source_ranges_guard_the_load_balancers_address_alone() {
+    let mut web = service(
+        "web",
+        json!({"clusterIP": "10.96.0.7", "type": "LoadBalancer", "externalIPs": ["1.2.3.4"],
+            "ports": [{"port": 80, "nodePort": 30080}],
+            "loadBalancerSourceRanges": [" 192.168.49.0/24", "10.244.0.9/16", "fd00::/8"]}),
+    );
+    web.status =
+        serde_json::from_value(json!({"loadBalancer": {"ingress": [{"ip": "192.168.49.200"}]}})).unwrap();
+    let text = service_part(&desired::<_, EndpointSlice>(&[web], &[], &node(), &[]));
+    let name = text.split_once("jump ").unwrap().1.split_once(' ').unwrap().0;
+    let expected = format!(
+        "map from4 {{\n    type ipv4_addr . inet_proto . inet_service : verdict\n    \
+         elements = {{ 192.168.49.200 . tcp . 80 : jump {name} }}\n  }}"
+    );
+    assert!(text.contains(&expected), "{text}");
+    let chain = format!(
+        "chain {name} {{\n    ip saddr 10.244.0.0/16 return\n    ip saddr 192.168.49.0/24 return\n    drop\n  }}"
+    );
+    assert!(text.contains(&chain), "{text}");
+}
+
+fn cluster_node(name: &str, ready: bool) -> Node {
+    let status = if ready { "True" } else { "Unknown" };
+    serde_json::from_value(json!({"metadata": {"name": name},
+        "status": {"conditions": [{"type": "Ready", "status": status}]}}))
+    .unwrap()
+}
+
+/// A Service with the address 192.168.49.200.
+fn balanced(name: &str, more: Value) -> Service {
+    let mut spec = json!({"clusterIP": "10.96.0.7", "type": "LoadBalancer", "ports": [{"port": 80}]});
+    spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    let mut service = service(name, spec);
+    let status = json!({"loadBalancer": {"ingress": [{"ip": "192.168.49.200", "ipMode": "VIP"}]}});
+    service.status = serde_json::from_value(status).unwrap();
+    service
+}
+
+#[test]
+fn one_node_answers_for_a_load_balancer_and_all_agree_which() {
+    let names = ["n1", "n2", "n3"];
+    let all = Speakers::new(&names.map(|name| cluster_node(name, true)));
+    let without_n2 =
+        Speakers::new(&[cluster_node("n1", true), cluster_node("n2", false), cluster_node("n3", true)]);
+    let none: [EndpointSlice; 0] = [];
+    let mut share = HashMap::<&str, usize>::new();
+    for i in 0..60 {
+        let service = balanced(&format!("s{i}"), json!({}));
+        let answer = |speakers: &Speakers, name| speakers.addresses(&service, &none, name).unwrap().len();
+        let own: Vec<&str> = names.into_iter().filter(|name| answer(&all, *name) == 1).collect();
+        assert_eq!(own.len(), 1, "exactly one answers");
+        let then: Vec<&str> = names.into_iter().filter(|name| answer(&without_n2, *name) == 1).collect();
+        assert!(then.len() == 1 && then != ["n2"] && (own == ["n2"] || own == then), "{own:?} {then:?}");
+        *share.entry(own[0]).or_default() += 1;
+    }
+    assert!(share.len() == 3 && share.values().all(|n| *n > 5), "{share:?}");
+}
+
+#[test]
+fn with_local_policy_a_node_with_an_endpoint_answers() {
+    let speakers =
+        Speakers::new(&[cluster_node("n1", true), cluster_node("n2", true), cluster_node("n3", false)]);
+    let local = balanced("web", json!({"externalTrafficPolicy": "Local"}));
+    for there in ["n1", "n2"] {
+        let slices =
+            [slice("web", 80, &[("10.244.1.6", there, true, false), ("10.244.1.7", "n3", true, false)])];
+        assert_eq!(speakers.of(&local, &slices), Some(there));
+    }
+    let only_unready = [slice("web", 80, &[("10.244.1.7", "n3", true, false)])];
+    assert_eq!(speakers.of(&local, &only_unready), Some("n3"), "its endpoint may live on");
+    let none: [EndpointSlice; 0] = [];
+    assert!(matches!(speakers.of(&local, &none), Some("n1" | "n2")), "somebody has to refuse");
+    let alone = Speakers::new(&[cluster_node("n1", false)]);
+    assert_eq!(alone.of(&local, &none), Some("n1"));
+    for foreign in [json!({"loadBalancerClass": "example.com/x"}), json!({"type": "NodePort"})] {
+        assert_eq!(alone.addresses(&balanced("web", foreign), &none, "n1"), None);
+    }
+}
+
+#[test]
 fn services_of_others_are_left_alone() {
     let slices = [slice("web", 80, &[("10.244.1.6", "n2", true, false)])];
     let mut web = service("web", json!({"clusterIP": "10.96.0.7", "ports": [{"port": 80}]}));
@@ -303,7 +385,7 @@ fn host_ports_serve_the_node_and_yield_to_services() {
 fn a_claim_passes_on_when_its_first_owner_lets_go() {
     let mut model = Model::default();
     let front = tcp("1.2.3.4", 80);
-    let target = || Target { action: Action::Refuse, cluster_ip: false, hairpins: vec![] };
+    let target = || Target { action: Action::Refuse, cluster_ip: false, hairpins: vec![], sources: vec![] };
     let other = || Target { action: Action::Drop, ..target() };
     let (a, b) = (Owner::Service("x".into(), "a".into()), Owner::Service("x".into(), "b".into()));
     assert_eq!(model.set(&b, vec![(front, other())]), HashSet::from([front]));

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::collections::BTreeSet;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -48,6 +49,7 @@ async fn follows() {
         (NODES, vec![node]),
     ]);
     let (ports, host_ports) = watch::channel(Vec::new());
+    let (answered, mut is_answered) = watch::channel(BTreeSet::new());
     let (synced, mut is_synced) = watch::channel(false);
     let stop = CancellationToken::new();
     let config = ProxyConfig {
@@ -56,6 +58,7 @@ async fn follows() {
         pod_cidrs: vec!["10.244.0.0/16".parse().unwrap()],
         service_cidrs: vec!["10.96.0.0/12".parse().unwrap()],
         host_ports,
+        answered,
         synced,
     };
     let running = tokio::spawn(proxy::run(api.client(), config, stop.clone()));
@@ -81,7 +84,16 @@ async fn follows() {
     api.tell(SLICES, "ADDED", &slice(&["10.244.0.7"])).await;
     until("10.96.0.7 . tcp . 80 . 0 : 10.244.0.7 . 8080", true).await;
     assert!(listing().contains("10.244.0.9 . 80"));
-    api.tell(SERVICES, "DELETED", &service()).await;
+    // An address of a load balancer is answered for while the Service has it.
+    let mut balanced = service();
+    balanced["spec"]["type"] = "LoadBalancer".into();
+    balanced["status"] = json!({"loadBalancer": {"ingress": [{"ip": "192.168.49.200", "ipMode": "VIP"}]}});
+    assert!(is_answered.borrow().is_empty());
+    api.tell(SERVICES, "MODIFIED", &balanced).await;
+    is_answered.wait_for(|now| *now == BTreeSet::from(["192.168.49.200".parse().unwrap()])).await.unwrap();
+    assert!(listing().contains("192.168.49.200 . tcp . 80 : goto m1"), "its rules are there first");
+    api.tell(SERVICES, "DELETED", &balanced).await;
+    is_answered.wait_for(BTreeSet::is_empty).await.unwrap();
     until("10.96.0.7", false).await;
     stop.cancel();
     running.await.unwrap().unwrap();

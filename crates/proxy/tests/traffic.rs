@@ -187,7 +187,7 @@ fn forward(which: &[u8], masquerade: Masquerade) -> Forward {
 
 fn target(forward: Forward) -> Target {
     let hairpins = forward.endpoints.iter().map(SocketAddr::ip).collect();
-    Target { action: Action::Forward(forward), cluster_ip: true, hairpins }
+    Target { action: Action::Forward(forward), cluster_ip: true, hairpins, sources: vec![] }
 }
 
 #[test]
@@ -226,7 +226,7 @@ fn a_node_port_answers_everywhere_and_local_policy_keeps_the_client() {
 #[test]
 fn without_endpoints_connections_are_refused_at_once() {
     let mut world = World::new();
-    let refuse = Target { action: Action::Refuse, cluster_ip: true, hairpins: vec![] };
+    let refuse = Target { action: Action::Refuse, cluster_ip: true, hairpins: vec![], sources: vec![] };
     let all = [at("10.96.0.7", 80), udp(at("10.96.0.7", 80)), at("node", 30080), udp(at("node", 30080))];
     world.set("web", all.iter().map(|f| (*f, refuse.clone())).collect());
     let start = Instant::now();
@@ -250,9 +250,38 @@ fn without_endpoints_connections_are_refused_at_once() {
 }
 
 #[test]
+fn only_the_named_networks_reach_a_guarded_address() {
+    let mut world = World::new();
+    let open = target(forward(&[1], Masquerade::Always));
+    let only =
+        |nets: &[&str]| Target { sources: nets.iter().map(|n| n.parse().unwrap()).collect(), ..open.clone() };
+    let guarded = at("1.2.3.4", 80);
+    world.set(
+        "web",
+        vec![(guarded, only(&["10.244.0.12/32", "192.168.49.2/32"])), (at("node", 30080), open.clone())],
+    );
+    assert_eq!(world.pods[1].tcp("1.2.3.4:80").unwrap(), "1 192.168.49.2");
+    assert_eq!(world.node.tcp("1.2.3.4:80").unwrap(), "1 192.168.49.2");
+    for ns in [&world.client, &world.pods[2]] {
+        assert_eq!(ns.tcp("1.2.3.4:80").unwrap_err(), ErrorKind::TimedOut);
+    }
+    assert_eq!(
+        world.client.tcp("192.168.49.2:30080").unwrap(),
+        "1 192.168.49.2",
+        "a node port is not guarded"
+    );
+    world.set("web", vec![(guarded, only(&["192.168.49.0/24"]))]);
+    assert_eq!(world.client.tcp("1.2.3.4:80").unwrap(), "1 192.168.49.2");
+    assert_eq!(world.pods[1].tcp("1.2.3.4:80").unwrap_err(), ErrorKind::TimedOut);
+    // Without a list it is open to all.
+    world.set("web", vec![(guarded, open.clone())]);
+    assert_eq!(world.pods[2].tcp("1.2.3.4:80").unwrap(), "1 192.168.49.2");
+}
+
+#[test]
 fn a_dropped_frontend_is_silent() {
     let mut world = World::new();
-    let drop = Target { action: Action::Drop, cluster_ip: true, hairpins: vec![] };
+    let drop = Target { action: Action::Drop, cluster_ip: true, hairpins: vec![], sources: vec![] };
     world.set("web", vec![(at("10.96.0.7", 80), drop)]);
     assert_eq!(world.pods[0].tcp("10.96.0.7:80").unwrap_err(), ErrorKind::TimedOut);
 }
@@ -349,7 +378,7 @@ fn ipv6_services_work_alike() {
         affinity: Some(60),
         insiders: None,
     };
-    let refuse = Target { action: Action::Refuse, cluster_ip: true, hairpins: vec![] };
+    let refuse = Target { action: Action::Refuse, cluster_ip: true, hairpins: vec![], sources: vec![] };
     let mut plain = forward.clone();
     plain.affinity = None;
     world.set(
@@ -399,6 +428,10 @@ fn differences_lead_to_the_same_sets_as_a_full_replacement() {
             forward.affinity = (random(3) == 0).then_some(60);
             forward.insiders = (random(3) == 0).then(|| pods(&[1, 2]));
             let mut target = target(forward);
+            if random(4) == 0 && matches!(front.place, Place::Address(_)) {
+                target.sources =
+                    vec![["10.244.0.0/16", "192.168.49.0/24"][random(2) as usize].parse().unwrap()];
+            }
             match random(6) {
                 0 => target.action = Action::Refuse,
                 1 => target.action = Action::Drop,

@@ -87,6 +87,7 @@ impl World {
             ca_pem,
             cluster_cidr: "10.244.0.0/16".parse().unwrap(),
             node_cidr_mask: 24,
+            load_balancers: [192, 168, 49, 101].into()..=[192, 168, 49, 254].into(),
         };
         tokio::spawn(controllers::run(client.clone(), config, stop.clone()));
         join_node(&client).await;

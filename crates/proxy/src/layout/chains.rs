@@ -1,5 +1,7 @@
-//! The chains that forward: one per kind and number of endpoints, whatever the number of Services.
+//! The chains that Services share: one that forwards per kind and number of endpoints, one that tells clients apart per
+//! list of networks, whatever the number of Services.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -9,9 +11,58 @@ use nft::{Assign, Chain, Key, NatTarget, Op, Rule, Stmt, Verdict};
 use crate::layout::{MARK, Map, Scope, Words, map_name};
 use crate::model::{Ip, Masquerade, NodeView};
 
+/// What identifies a chain.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ChainKey {
+    /// It forwards.
+    Forward(ForwardKey),
+    /// It drops what does not come from one of these networks.
+    Sources(Ip, Vec<IpNet>),
+}
+
+impl ChainKey {
+    /// The table of the chain.
+    pub fn ip(&self) -> Ip {
+        match self {
+            Self::Forward(key) => key.ip,
+            Self::Sources(ip, _) => *ip,
+        }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Forward(key) => key.name(),
+            // Too long to be spelled out; the rules of the chain do.
+            Self::Sources(_, networks) => {
+                let mut hasher = DefaultHasher::new();
+                networks.hash(&mut hasher);
+                format!("from-{:016x}", hasher.finish())
+            }
+        }
+    }
+
+    /// The chain with its rules.
+    pub fn chain(&self, node: &NodeView) -> Chain {
+        match self {
+            Self::Forward(key) => key.chain(node),
+            Self::Sources(ip, networks) => {
+                let src = Words::new(*ip).src;
+                let end = |verdict| Stmt::Verdict(verdict);
+                let mut rules: Vec<Rule> = networks
+                    .iter()
+                    .map(|net| Rule::new(vec![prefix(src, net), end(Verdict::Return)]))
+                    .collect();
+                rules.push(Rule::new(vec![end(Verdict::Drop)]));
+                Chain::new(self.name(), rules)
+            }
+        }
+    }
+}
+
 /// What identifies a forwarding chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ChainKey {
+pub struct ForwardKey {
     pub(crate) ip: Ip,
     pub(crate) scope: Scope,
     pub(crate) masquerade: Masquerade,
@@ -21,14 +72,8 @@ pub struct ChainKey {
     pub(crate) affinity: Option<u32>,
 }
 
-impl ChainKey {
-    /// The table of the chain.
-    pub fn ip(&self) -> Ip {
-        self.ip
-    }
-
-    /// Its name.
-    pub fn name(&self) -> String {
+impl ForwardKey {
+    fn name(&self) -> String {
         let kind = match (self.divert, self.masquerade) {
             (true, _) => "l",
             (false, Masquerade::Never) => "n",
@@ -39,8 +84,7 @@ impl ChainKey {
         format!("{}{kind}{}{affinity}", self.scope.prefix(), self.endpoints)
     }
 
-    /// The chain with its rules.
-    pub fn chain(&self, node: &NodeView) -> Chain {
+    fn chain(&self, node: &NodeView) -> Chain {
         let words = Words::new(self.ip);
         let front = words.front(self.scope);
         let pods = pods(node, self.ip);

@@ -26,7 +26,7 @@ use nft::{
 use crate::model::{Frontend, Ip, NodeView, Place};
 use chains::prefix;
 
-pub use chains::ChainKey;
+pub use chains::{ChainKey, ForwardKey};
 pub use parts::{Parts, Placed};
 pub use slots::{Slot, Slots};
 
@@ -92,6 +92,8 @@ enum Map {
     Affinity,
     /// Frontend -> refused or dropped, before translation.
     Unserved,
+    /// Frontend -> from where it may be reached, before translation.
+    Sources,
 }
 
 fn map_name(map: Map, scope: Scope, ip: Ip) -> String {
@@ -102,6 +104,7 @@ fn map_name(map: Map, scope: Scope, ip: Ip) -> String {
         Map::Numbered => "epa",
         Map::Affinity => "aff",
         Map::Unserved => "noep",
+        Map::Sources => "from",
     };
     format!("{}{base}{}", scope.prefix(), if ip == Ip::V4 { "4" } else { "6" })
 }
@@ -165,6 +168,9 @@ impl Words {
         if matches!(scope, Scope::Address | Scope::Node) {
             sets.push(verdicts(Map::Unserved));
         }
+        if scope == Scope::Address {
+            sets.push(verdicts(Map::Sources));
+        }
         sets
     }
 }
@@ -187,7 +193,10 @@ pub fn skeleton(ip: Ip, node: &NodeView) -> Table {
         .filter(|net| Ip::of(net.network()) == ip)
         .map(|net| Rule::new(vec![prefix(words.dst, net), jump("unanswered")]))
         .collect();
-    let early = vec![Rule::new(vec![fresh, jump("unserved")])];
+    let early = vec![
+        Rule::new(vec![fresh.clone(), vmap(Scope::Address, Map::Sources)]),
+        Rule::new(vec![fresh, jump("unserved")]),
+    ];
     table.chains = vec![
         Chain::new(
             "services",

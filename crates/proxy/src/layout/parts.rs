@@ -2,9 +2,10 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use ipnet::IpNet;
 use nft::{Element, Value, Verdict};
 
-use crate::layout::chains::ChainKey;
+use crate::layout::chains::{ChainKey, ForwardKey};
 use crate::layout::slots::{Slot, Slots};
 use crate::layout::{MARK, Map, Scope, hairpin_name, map_name, vips_name};
 use crate::model::{Action, Forward, Frontend, Ip, Masquerade, Place, Target};
@@ -57,6 +58,7 @@ impl Placed {
                 }
             }
         }
+        parts.sources(ip, &key, &self.target.sources);
         let own = |addr: &IpAddr| Element::new(vec![(*addr).into(), (*addr).into()]);
         let shared = &mut parts.shared;
         shared.extend(self.target.hairpins.iter().map(|addr| (hairpin_name(ip).to_owned(), own(addr))));
@@ -87,9 +89,19 @@ pub struct Parts {
 }
 
 impl Parts {
+    fn sources(&mut self, ip: Ip, key: &[Value], networks: &[IpNet]) {
+        if networks.is_empty() {
+            return;
+        }
+        let chain = ChainKey::Sources(ip, networks.to_vec());
+        let jump = Element::verdict(key.to_vec(), Verdict::Jump(chain.name()));
+        self.elements.push((map_name(Map::Sources, Scope::Address, ip), jump));
+        self.chains.push(chain);
+    }
+
     fn forward(&mut self, ip: Ip, scope: Scope, key: &[Value], forward: &Forward, slots: &Slots) {
         let slots = &slots.slots;
-        let chain = ChainKey {
+        let chain = ForwardKey {
             ip,
             scope,
             masquerade: forward.masquerade,
@@ -97,8 +109,8 @@ impl Parts {
             endpoints: slots.len(),
             affinity: forward.affinity.filter(|_| !slots.is_empty()),
         };
-        self.chains.push(chain);
-        let goto = Element::verdict(key.to_vec(), Verdict::Goto(chain.name()));
+        self.chains.push(ChainKey::Forward(chain));
+        let goto = Element::verdict(key.to_vec(), Verdict::Goto(ChainKey::Forward(chain).name()));
         self.elements.push((map_name(Map::Services, scope, ip), goto));
         let by = |last| [key, &[last]].concat();
         let endpoint = |slot: &Slot| vec![slot.addr.ip().into(), Value::Port(slot.addr.port())];

@@ -1,6 +1,6 @@
 //! What every node runs: images, the kubelet, the service proxy, the way to the host's resolvers and to other nodes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
@@ -152,17 +152,26 @@ impl Parts {
     ) -> anyhow::Result<watch::Receiver<bool>> {
         let (synced, is_synced) = watch::channel(false);
         let (to_proxy, ports) = watch::channel(Vec::new());
+        let (answered, addresses) = watch::channel(BTreeSet::new());
         let config = proxy::ProxyConfig {
             node_name: self.member.name(),
             node_ips: vec![IpAddr::V4(self.address)],
             pod_cidrs: vec![cluster::POD_CIDR.parse().context("the pod network")?],
             service_cidrs: vec![cluster::SERVICE_CIDR.parse().context("the service network")?],
             host_ports: ports,
+            answered,
             synced,
         };
         let running = proxy::run(client, config, self.components.clone());
         tasks.spawn(async { ("the service proxy", running.await.map_err(Into::into)) });
         tokio::spawn(forward_host_ports(host_ports, to_proxy));
+        let answering =
+            network::answer_for(IpAddr::V4(self.address), addresses, is_synced.clone(), self.netns.clone());
+        let stop = self.components.clone();
+        tasks.spawn(async move {
+            let ended = stop.run_until_cancelled(answering).await;
+            ("the load balancers' addresses", ended.unwrap_or(Ok(())))
+        });
         Ok(is_synced)
     }
 

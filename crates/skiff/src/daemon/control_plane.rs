@@ -79,6 +79,7 @@ impl Parts {
             ca_pem: authority.certificate_pem.clone(),
             cluster_cidr: cluster::POD_CIDR.parse().context("the pod network")?,
             node_cidr_mask: 24,
+            load_balancers: self.network.load_balancers(),
         };
         let running = controllers::run(client, config, self.components.clone());
         tasks.spawn(async {

@@ -1,5 +1,6 @@
 //! A node's place in the networks around it: the host's bridge, its own address, its way to the Pods of other nodes.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -11,6 +12,7 @@ use cluster::{Member, Network, Profile};
 use k8s_openapi::api::core::v1::Node;
 use kube::{Api, Client, ResourceExt};
 use podnet::{PeerRoutes, Peers};
+use tokio::sync::watch;
 
 /// All clusters' volatile directory.
 fn run_root(profile: &Profile) -> &Path {
@@ -103,6 +105,35 @@ pub async fn follow_peers(client: Client, own: String, netns: Arc<OwnedFd>) -> a
             anyhow::bail!("the nodes are no longer followed");
         }
         while changes.try_recv().is_ok() {}
+    }
+}
+
+/// Keeps the node answering for the addresses of load balancers that the proxy names, from when its rules are `synced`;
+/// ends with the proxy.
+///
+/// # Errors
+/// When the node's routes cannot be read.
+pub async fn answer_for(
+    node: IpAddr,
+    mut wanted: watch::Receiver<BTreeSet<IpAddr>>,
+    mut synced: watch::Receiver<bool>,
+    netns: Arc<OwnedFd>,
+) -> anyhow::Result<()> {
+    synced.wait_for(|synced| *synced).await.context("the service proxy ended")?;
+    let open = move || podnet::AnsweredAddresses::open(netns.as_fd(), node);
+    let mut answered = tokio::task::spawn_blocking(open).await?.context("read the node's routes")?;
+    loop {
+        let now = wanted.borrow_and_update().clone();
+        let work = move || {
+            let outcome = answered.sync(&now);
+            (answered, outcome)
+        };
+        let outcome;
+        (answered, outcome) = tokio::task::spawn_blocking(work).await?;
+        if let Err(error) = outcome {
+            tracing::warn!("addresses of load balancers: {error}");
+        }
+        wanted.changed().await.context("the service proxy ended")?;
     }
 }
 
