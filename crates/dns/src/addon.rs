@@ -1,6 +1,7 @@
 //! The objects of the add-on, by the names that upstream gave them.
 
 use std::net::IpAddr;
+use std::path::Path;
 
 use serde_json::{Value, json};
 
@@ -15,6 +16,8 @@ pub struct AddonConfig {
     pub image: String,
     /// How many Pods.
     pub replicas: u32,
+    /// The host's address, for `host.skiff.internal`.
+    pub host: Option<IpAddr>,
 }
 
 impl AddonConfig {
@@ -25,6 +28,7 @@ impl AddonConfig {
             cluster_domain: "cluster.local".to_owned(),
             image: "localhost/skiff:latest".to_owned(),
             replicas: 1,
+            host: None,
         }
     }
 }
@@ -35,6 +39,8 @@ pub fn manifests(config: &AddonConfig) -> Vec<Value> {
         json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "coredns", "namespace": "kube-system"}}),
         role(),
         role_binding(),
+        own_role(),
+        own_role_binding(),
         config_map(config),
         deployment(config),
         service(config),
@@ -61,14 +67,60 @@ fn role_binding() -> Value {
     })
 }
 
-/// The Corefile says what the server does, in the words of CoreDNS.
+/// Its own configuration, and what it has to say about it.
+fn own_role() -> Value {
+    json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role",
+        "metadata": {"name": "coredns", "namespace": "kube-system"},
+        "rules": [
+            {"apiGroups": [""], "resources": ["configmaps"], "verbs": ["list", "watch"]},
+            {"apiGroups": [""], "resources": ["events"], "verbs": ["create", "patch"]}
+        ]
+    })
+}
+
+fn own_role_binding() -> Value {
+    json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
+        "metadata": {"name": "coredns", "namespace": "kube-system"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "coredns"},
+        "subjects": [{"kind": "ServiceAccount", "name": "coredns", "namespace": "kube-system"}]
+    })
+}
+
+/// What the server does until somebody edits the ConfigMap, in the words of CoreDNS.
+pub fn corefile(domain: &str, host: Option<IpAddr>, resolv_conf: &Path) -> String {
+    let hosts = host.map_or_else(String::new, |addr| {
+        format!(
+            "    hosts {{\n        {addr} host.skiff.internal host.minikube.internal\n        fallthrough\n    }}\n"
+        )
+    });
+    format!(
+        ".:53 {{
+    errors
+    health
+    ready
+    kubernetes {domain} in-addr.arpa ip6.arpa {{
+        pods insecure
+        fallthrough in-addr.arpa ip6.arpa
+        ttl 30
+    }}
+    prometheus :9153
+{hosts}    forward . {} {{
+        max_concurrent 1000
+    }}
+    cache 30
+    loop
+    reload
+    loadbalance
+}}
+",
+        resolv_conf.display()
+    )
+}
+
 fn config_map(config: &AddonConfig) -> Value {
-    let corefile = format!(
-        ".:53 {{\n    errors\n    health\n    ready\n    kubernetes {} in-addr.arpa ip6.arpa {{\n       pods insecure\n       \
-         fallthrough in-addr.arpa ip6.arpa\n       ttl 30\n    }}\n    prometheus :9153\n    forward . /etc/resolv.conf {{\n       \
-         max_concurrent 1000\n    }}\n    cache 30\n    loadbalance\n}}\n",
-        config.cluster_domain
-    );
+    let corefile = corefile(&config.cluster_domain, config.host, Path::new("/etc/resolv.conf"));
     json!({
         "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "coredns", "namespace": "kube-system"},
         "data": {"Corefile": corefile}
@@ -162,17 +214,20 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
     use k8s_openapi::api::apps::v1::Deployment;
     use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
-    use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
+    use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
 
     use super::*;
 
     #[test]
     fn the_objects_are_of_their_types_and_fit_together() {
         let all = manifests(&AddonConfig::new("10.96.0.10".parse().unwrap()));
-        let [account, role, binding, config, deployment, service] = <[Value; 6]>::try_from(all).unwrap();
+        let [account, role, binding, own, own_binding, config, deployment, service] =
+            <[Value; 8]>::try_from(all).unwrap();
         let account: ServiceAccount = serde_json::from_value(account).unwrap();
         let role: ClusterRole = serde_json::from_value(role).unwrap();
         let binding: ClusterRoleBinding = serde_json::from_value(binding).unwrap();
+        let own: Role = serde_json::from_value(own).unwrap();
+        let own_binding: RoleBinding = serde_json::from_value(own_binding).unwrap();
         let config: ConfigMap = serde_json::from_value(config).unwrap();
         let deployment: Deployment = serde_json::from_value(deployment).unwrap();
         let service: Service = serde_json::from_value(service).unwrap();
@@ -180,6 +235,7 @@ mod tests {
         assert_eq!(pod.metadata.unwrap().labels, service.spec.as_ref().unwrap().selector);
         assert_eq!(pod.spec.unwrap().service_account_name, account.metadata.name);
         assert_eq!(binding.role_ref.name, role.metadata.name.unwrap());
+        assert_eq!(own_binding.role_ref.name, own.metadata.name.unwrap());
         assert_eq!(service.spec.unwrap().cluster_ip.as_deref(), Some("10.96.0.10"));
         assert!(config.data.unwrap()["Corefile"].contains("kubernetes cluster.local in-addr.arpa"));
     }

@@ -25,6 +25,8 @@ pub enum Answer {
     Refused,
     /// The API has not been heard yet, so nothing is known about the name.
     NotSynced,
+    /// Nobody may be asked about the name, which is not known here.
+    Unknown,
     /// The name is somebody else's.
     NotOurs,
 }

@@ -1,4 +1,4 @@
-//! Answers of upstreams, kept for at most half a minute.
+//! Answers of upstreams, kept for as long as they and the Corefile allow.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -7,8 +7,6 @@ use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::{DNSClass, Name, RData, RecordType};
 use parking_lot::Mutex;
 
-/// Longest time an answer is kept, as kubeadm configures CoreDNS.
-const LONGEST: u32 = 30;
 /// Most answers kept.
 const MOST: usize = 10_000;
 
@@ -34,14 +32,42 @@ struct Entry {
     until: Instant,
 }
 
+/// The longest that answers are kept, in seconds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lives {
+    /// Records; 0 keeps none.
+    pub success: u32,
+    /// That there are none.
+    pub denial: u32,
+    /// Zones whose records are not kept.
+    pub no_success: Vec<Name>,
+    /// Zones of which it is not kept that there are none.
+    pub no_denial: Vec<Name>,
+}
+
+impl Lives {
+    /// The same for everything.
+    pub fn all(seconds: u32) -> Self {
+        Self { success: seconds, denial: seconds, no_success: Vec::new(), no_denial: Vec::new() }
+    }
+}
+
 /// A bounded cache.
-#[derive(Debug, Default)]
-pub struct Cache(Mutex<HashMap<Key, Entry>>);
+#[derive(Debug)]
+pub struct Cache {
+    lives: Lives,
+    entries: Mutex<HashMap<Key, Entry>>,
+}
 
 impl Cache {
+    /// An empty cache.
+    pub fn new(lives: Lives) -> Self {
+        Self { lives, entries: Mutex::default() }
+    }
+
     /// An answer that is still good, with what is left of its records' lives.
     pub fn get(&self, key: &Key, now: Instant) -> Option<Message> {
-        let entries = self.0.lock();
+        let entries = self.entries.lock();
         let entry = entries.get(key).filter(|e| e.until > now)?;
         let age = now.saturating_duration_since(entry.since).as_secs() as u32;
         let mut message = entry.message.clone();
@@ -53,8 +79,12 @@ impl Cache {
 
     /// Keeps an answer as long as its records, or its negative life, allow.
     pub fn put(&self, key: Key, message: &Message, now: Instant) {
-        let Some(ttl) = life(message).filter(|ttl| *ttl > 0) else { return };
-        let mut entries = self.0.lock();
+        let zones = if message.answers.is_empty() { &self.lives.no_denial } else { &self.lives.no_success };
+        if zones.iter().any(|zone| zone.zone_of(&key.name)) {
+            return;
+        }
+        let Some(ttl) = life(message, &self.lives).filter(|ttl| *ttl > 0) else { return };
+        let mut entries = self.entries.lock();
         if entries.len() >= MOST && !entries.contains_key(&key) {
             entries.retain(|_, entry| entry.until > now);
             if entries.len() >= MOST {
@@ -71,7 +101,7 @@ impl Cache {
 }
 
 /// Seconds for which an answer may be kept; `None` for answers that say nothing lasting (RFC 2308).
-fn life(message: &Message) -> Option<u32> {
+fn life(message: &Message, lives: &Lives) -> Option<u32> {
     if message.metadata.truncation {
         return None;
     }
@@ -82,12 +112,11 @@ fn life(message: &Message) -> Option<u32> {
             _ => None,
         })
     };
-    let ttl = match (message.metadata.response_code, positive) {
-        (ResponseCode::NoError, Some(ttl)) => ttl,
-        (ResponseCode::NoError | ResponseCode::NXDomain, _) => negative()?,
-        _ => return None,
-    };
-    Some(ttl.min(LONGEST))
+    match (message.metadata.response_code, positive) {
+        (ResponseCode::NoError, Some(ttl)) => Some(ttl.min(lives.success)),
+        (ResponseCode::NoError | ResponseCode::NXDomain, _) => Some(negative()?.min(lives.denial)),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -120,7 +149,7 @@ mod tests {
 
     #[test]
     fn lives_shrink_and_end() {
-        let (cache, now) = (Cache::default(), Instant::now());
+        let (cache, now) = (Cache::new(Lives::all(30)), Instant::now());
         cache.put(key("Example.ORG."), &reply(Some(20)), now);
         let later = |s| now + Duration::from_secs(s);
         assert_eq!(cache.get(&key("example.org."), later(5)).unwrap().answers[0].ttl, 15);
@@ -134,24 +163,36 @@ mod tests {
     fn negative_answers_live_as_their_authority_says_and_errors_do_not() {
         let mut negative = reply(None);
         negative.metadata.response_code = ResponseCode::NXDomain;
-        assert_eq!(life(&negative), None, "no authority, no life");
+        assert_eq!(life(&negative, &Lives::all(30)), None, "no authority, no life");
         let root = Name::root();
         let soa = SOA::new(root.clone(), root.clone(), 1, 1, 1, 1, 7);
         negative.authorities = vec![Record::from_rdata(root, 300, RData::SOA(soa))];
-        assert_eq!(life(&negative), Some(7));
+        assert_eq!(life(&negative, &Lives::all(30)), Some(7));
+        assert_eq!(life(&negative, &Lives::all(5)), Some(5), "capped");
+        assert_eq!(life(&reply(Some(9)), &Lives::all(0)), Some(0), "kept by nobody");
         negative.metadata.response_code = ResponseCode::ServFail;
-        assert_eq!(life(&negative), None);
+        assert_eq!(life(&negative, &Lives::all(30)), None);
         let mut cut = reply(Some(20));
         cut.metadata.truncation = true;
-        assert_eq!(life(&cut), None);
+        assert_eq!(life(&cut, &Lives::all(30)), None);
+    }
+
+    #[test]
+    fn zones_may_be_left_out() {
+        let lives = Lives { no_success: vec![Name::from_ascii("Example.org.").unwrap()], ..Lives::all(30) };
+        let (cache, now) = (Cache::new(lives), Instant::now());
+        for (name, kept) in [("www.example.org.", false), ("example.com.", true)] {
+            cache.put(key(name), &reply(Some(20)), now);
+            assert_eq!(cache.get(&key(name), now).is_some(), kept, "{name}");
+        }
     }
 
     #[test]
     fn the_cache_stays_bounded() {
-        let (cache, now) = (Cache::default(), Instant::now());
+        let (cache, now) = (Cache::new(Lives::all(30)), Instant::now());
         for i in 0..MOST + 500 {
             cache.put(key(&format!("n{i}.example.")), &reply(Some(30)), now);
         }
-        assert!(cache.0.lock().len() <= MOST);
+        assert!(cache.entries.lock().len() <= MOST);
     }
 }

@@ -1,4 +1,4 @@
-//! Names of the outside world, asked of the servers in a `resolv.conf`.
+//! Names of the outside world, asked of servers that are given by address or stand in a `resolv.conf`.
 //!
 //! Every question goes out from a socket of its own, so that port and id are both unknown to whoever would forge an
 //! answer (RFC 5452). A truncated answer is asked for again by TCP. The file is looked at again when it has changed,
@@ -8,6 +8,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
@@ -23,7 +24,7 @@ use crate::cache::{Cache, Key};
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Tries per server.
 const TRIES: usize = 2;
-/// Questions that may be on their way at once.
+/// Questions that may be on their way at once, unless told otherwise.
 const IN_FLIGHT: usize = 1000;
 /// Least time between two looks at the file.
 const LOOK: Duration = Duration::from_secs(1);
@@ -33,60 +34,127 @@ pub const UDP_SIZE: u16 = 1232;
 /// Why a question has no answer from outside.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The file names no server, or is not there.
-    #[error("no upstream servers in {0}")]
-    NoServers(PathBuf),
+    /// The files name no server, or are not there.
+    #[error("no upstream servers in {0:?}")]
+    NoServers(Vec<Target>),
     /// More questions than we keep track of.
-    #[error("{IN_FLIGHT} questions are on their way already")]
+    #[error("as many questions as may be are on their way already")]
     Busy,
+    /// What is sent upstream comes back.
+    #[error("the upstream servers ask this server")]
+    Loop,
     /// No server gave an answer.
     #[error("no answer from {0:?}")]
     Silent(Vec<SocketAddr>),
 }
 
-#[derive(Debug)]
+/// One place where servers are named.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// This server.
+    Server(SocketAddr),
+    /// The servers of this `resolv.conf`, as it is at the time.
+    File(PathBuf),
+}
+
+/// Which server is asked first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Policy {
+    /// Any of them.
+    Random,
+    /// Each in turn.
+    RoundRobin,
+    /// Always the first that answers, as resolvers do.
+    Sequential,
+}
+
+/// Whom to ask, and how.
+#[derive(Debug, Clone)]
+pub struct Upstreams {
+    /// In order.
+    pub targets: Vec<Target>,
+    /// Who is asked first.
+    pub policy: Policy,
+    /// Ask by TCP alone.
+    pub force_tcp: bool,
+    /// Questions that may be on their way at once.
+    pub in_flight: usize,
+}
+
+impl Upstreams {
+    /// These servers, with what else is usual.
+    pub fn new(targets: Vec<Target>) -> Self {
+        Self { targets, policy: Policy::Random, force_tcp: false, in_flight: IN_FLIGHT }
+    }
+}
+
+#[derive(Debug, Default)]
 struct Servers {
     list: Arc<[SocketAddr]>,
-    stamp: Option<(SystemTime, u64)>,
+    stamps: Vec<Option<(SystemTime, u64)>>,
     looked: Option<Instant>,
 }
 
 /// Asks upstream servers and remembers what they say.
 #[derive(Debug)]
 pub struct Forwarder {
-    file: PathBuf,
+    upstreams: Upstreams,
     servers: Mutex<Servers>,
-    cache: Cache,
+    turn: AtomicUsize,
+    cache: Option<Cache>,
     flights: Semaphore,
 }
 
 impl Forwarder {
-    /// Asks the servers that `file` names.
-    pub fn new(file: impl Into<PathBuf>) -> Self {
-        let servers = Servers { list: Arc::new([]), stamp: None, looked: None };
-        Self {
-            file: file.into(),
-            servers: Mutex::new(servers),
-            cache: Cache::default(),
-            flights: Semaphore::new(IN_FLIGHT),
-        }
+    /// Asks these servers; without a cache, each time.
+    pub fn new(upstreams: Upstreams, cache: Option<Cache>) -> Self {
+        let flights = Semaphore::new(upstreams.in_flight.min(Semaphore::MAX_PERMITS));
+        Self { upstreams, servers: Mutex::default(), turn: AtomicUsize::new(0), cache, flights }
     }
 
-    /// The servers as the file names them now.
+    /// The servers as they are named now.
     pub fn servers(&self) -> Arc<[SocketAddr]> {
         let mut servers = self.servers.lock();
         let now = Instant::now();
         if servers.looked.is_some_and(|at| now.duration_since(at) < LOOK) {
             return servers.list.clone();
         }
-        servers.looked = Some(now);
-        let stamp = std::fs::metadata(&self.file).and_then(|m| Ok((m.modified()?, m.len()))).ok();
-        if stamp.is_none() || stamp != servers.stamp {
-            servers.stamp = stamp;
-            servers.list = read(&self.file).into();
-            tracing::debug!(file = %self.file.display(), servers = ?servers.list, "upstream servers");
+        let first = servers.looked.replace(now).is_none();
+        let stamps: Vec<_> = (self.upstreams.targets.iter())
+            .filter_map(|target| match target {
+                Target::File(file) => Some(file),
+                Target::Server(_) => None,
+            })
+            .map(|file| std::fs::metadata(file).and_then(|m| Ok((m.modified()?, m.len()))).ok())
+            .collect();
+        if first || stamps.contains(&None) || stamps != servers.stamps {
+            servers.stamps = stamps;
+            let mut list = Vec::new();
+            for target in &self.upstreams.targets {
+                let named = match target {
+                    Target::Server(server) => vec![*server],
+                    Target::File(file) => read(file),
+                };
+                list.extend(named.into_iter().filter(|server| !list.contains(server)).collect::<Vec<_>>());
+            }
+            servers.list = list.into();
+            tracing::debug!(servers = ?servers.list, "upstream servers");
         }
         servers.list.clone()
+    }
+
+    /// The servers in the order in which they are to be asked this time.
+    fn in_order(&self) -> Vec<SocketAddr> {
+        let mut servers = self.servers().to_vec();
+        if servers.len() > 1 {
+            let first = match self.upstreams.policy {
+                Policy::Sequential => 0,
+                Policy::RoundRobin => self.turn.fetch_add(1, Ordering::Relaxed) % servers.len(),
+                Policy::Random => rand::random_range(0..servers.len()),
+            };
+            servers.rotate_left(first);
+        }
+        servers
     }
 
     /// Answers a question; of the message, only its sections and code are meant for the client.
@@ -101,20 +169,23 @@ impl Forwarder {
             dnssec,
             checking_disabled,
         };
-        if let Some(message) = self.cache.get(&key, Instant::now()) {
+        if let Some(message) = self.cache.as_ref().and_then(|cache| cache.get(&key, Instant::now())) {
             return Ok(message);
         }
         let _permit = self.flights.try_acquire().map_err(|_| Error::Busy)?;
-        let servers = self.servers();
+        let servers = self.in_order();
         if servers.is_empty() {
-            return Err(Error::NoServers(self.file.clone()));
+            return Err(Error::NoServers(self.upstreams.targets.clone()));
         }
+        let tcp = self.upstreams.force_tcp;
         let mut second_best = None;
         for _ in 0..TRIES {
             for server in servers.iter() {
-                match exchange(*server, query, dnssec, checking_disabled).await {
+                match exchange(*server, tcp, query, dnssec, checking_disabled).await {
                     Ok(message) if usable(&message) => {
-                        self.cache.put(key, &message, Instant::now());
+                        if let Some(cache) = &self.cache {
+                            cache.put(key, &message, Instant::now());
+                        }
                         return Ok(message);
                     }
                     Ok(message) => second_best = Some(message),
@@ -126,7 +197,7 @@ impl Forwarder {
                 return Ok(message);
             }
         }
-        Err(Error::Silent(servers.to_vec()))
+        Err(Error::Silent(servers))
     }
 }
 
@@ -158,6 +229,7 @@ fn read(file: &Path) -> Vec<SocketAddr> {
 
 async fn exchange(
     server: SocketAddr,
+    tcp: bool,
     query: &Query,
     dnssec: bool,
     checking_disabled: bool,
@@ -171,9 +243,11 @@ async fn exchange(
     request.set_edns(edns);
     let bytes = request.to_vec().map_err(io::Error::other)?;
     let late = |_| io::Error::from(io::ErrorKind::TimedOut);
-    let reply = timeout(PATIENCE, by_udp(server, &bytes, &request)).await.map_err(late)??;
-    if !reply.metadata.truncation {
-        return Ok(reply);
+    if !tcp {
+        let reply = timeout(PATIENCE, by_udp(server, &bytes, &request)).await.map_err(late)??;
+        if !reply.metadata.truncation {
+            return Ok(reply);
+        }
     }
     timeout(PATIENCE, by_tcp(server, &bytes, &request)).await.map_err(late)?
 }

@@ -2,7 +2,9 @@
 //!
 //! * [`zone`]: Services, slices and namespaces -> an index of the cluster's names, kept up Service by Service;
 //! * [`answer`]: one question -> records or a code, a pure function over that index;
-//! * [`forward`]: all other names, asked of the upstreams of a `resolv.conf`, with a small cache;
+//! * [`corefile`], [`config`]: the Corefile in ConfigMap `coredns`, read; `live` follows it as it changes;
+//! * [`hosts`], [`rewrite`]: what two of its directives do;
+//! * [`forward`]: all other names, asked of upstreams, with a small cache;
 //! * [`run`]: the server of the `coredns` Pod; [`relay::run`]: the same server without a zone, for the host's side;
 //! * [`addon`]: the objects of the add-on.
 //!
@@ -12,11 +14,16 @@
 pub mod addon;
 pub mod answer;
 pub mod cache;
+pub mod config;
+pub mod corefile;
 pub mod forward;
+pub mod hosts;
 mod http;
+mod live;
 mod metrics;
 pub mod relay;
 mod respond;
+pub mod rewrite;
 mod run;
 mod server;
 #[cfg(test)]

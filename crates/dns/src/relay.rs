@@ -11,8 +11,7 @@ use std::sync::Arc;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio_util::sync::CancellationToken;
 
-use crate::forward::Forwarder;
-use crate::metrics::Metrics;
+use crate::config::Config;
 use crate::respond::Responder;
 use crate::server;
 
@@ -29,8 +28,7 @@ pub async fn run(
     udp.set_nonblocking(true)?;
     tcp.set_nonblocking(true)?;
     let (udp, tcp) = (UdpSocket::from_std(udp)?, TcpListener::from_std(tcp)?);
-    let responder =
-        Responder { zone: None, forwarder: Forwarder::new(resolv_conf), metrics: Metrics::default() };
+    let responder = Responder::new(None, Config::relay(&resolv_conf));
     server::serve(vec![udp], vec![tcp], Arc::new(responder), stop).await;
     Ok(())
 }

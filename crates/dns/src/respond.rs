@@ -1,14 +1,16 @@
-//! From the bytes of a question to the bytes of an answer.
+//! From the bytes of a question to the bytes of an answer: `rewrite`, then `hosts`, `kubernetes` and `forward`, which is
+//! the order in which CoreDNS asks its plugins, whatever the order in the Corefile.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use hickory_proto::op::{Edns, Message, MessageType, Metadata, OpCode, Query, ResponseCode};
-use hickory_proto::rr::{Record, RecordType};
-use parking_lot::RwLock;
+use hickory_proto::rr::{Name, Record, RecordType};
+use parking_lot::{Mutex, RwLock};
 
 use crate::answer::{Answer, answer, authority};
-use crate::forward::{Error, Forwarder, UDP_SIZE};
+use crate::config::{Config, Forward, Server};
+use crate::forward::{Error, UDP_SIZE};
 use crate::metrics::Metrics;
 use crate::zone::Zone;
 
@@ -28,7 +30,9 @@ const LEAST_BY_UDP: u16 = 512;
 #[derive(Debug)]
 pub(crate) struct Responder {
     pub(crate) zone: Option<Arc<RwLock<Zone>>>,
-    pub(crate) forwarder: Forwarder,
+    config: RwLock<Arc<Config>>,
+    /// Names that only this server has asked upstreams for, and by whose way.
+    probes: Mutex<Vec<(Name, Arc<Forward>)>>,
     pub(crate) metrics: Metrics,
 }
 
@@ -45,6 +49,8 @@ pub(crate) enum Step {
 /// A question that waits for an upstream.
 pub(crate) struct Pending {
     request: Request,
+    /// Who is asked; nobody, when the Corefile names nobody.
+    by: Option<Arc<Forward>>,
     /// What is asked upstream; the target of an alias, or the question itself.
     ask: Query,
     /// Goes before the upstream's records.
@@ -56,9 +62,81 @@ struct Request {
     query: Query,
     edns: Option<Edns>,
     transport: Transport,
+    /// The name under which the question is looked up, where a rule says so.
+    rewritten: Option<Name>,
+    log: bool,
+    errors: bool,
+}
+
+impl Request {
+    /// What is looked up.
+    fn looked_up(&self) -> Query {
+        let mut query = self.query.clone();
+        if let Some(name) = &self.rewritten {
+            query.set_name(name.clone());
+        }
+        query
+    }
 }
 
 impl Responder {
+    /// A server of this zone that does what the Corefile says.
+    pub(crate) fn new(zone: Option<Arc<RwLock<Zone>>>, config: Config) -> Self {
+        let responder = Self {
+            zone,
+            config: RwLock::new(Arc::new(Config { servers: Vec::new() })),
+            probes: Mutex::default(),
+            metrics: Metrics::default(),
+        };
+        responder.configure(config);
+        responder
+    }
+
+    /// From now on another Corefile holds. Questions on their way end by the old one.
+    pub(crate) fn configure(&self, config: Config) {
+        let ttl = config.servers.iter().find_map(|server| Some(server.kubernetes.as_ref()?.ttl));
+        if let (Some(zone), Some(ttl)) = (&self.zone, ttl) {
+            zone.write().set_ttl(ttl);
+        }
+        self.probes.lock().clear();
+        *self.config.write() = Arc::new(config);
+    }
+
+    pub(crate) fn config(&self) -> Arc<Config> {
+        self.config.read().clone()
+    }
+
+    /// Asks upstreams, where the Corefile says `loop`, for names that nobody else asks for: if one comes back here, the
+    /// upstream asks us, and every outside name would go round for ever.
+    pub(crate) async fn find_loops(&self) {
+        for server in self.config().servers.iter().filter(|server| server.finds_loops) {
+            for zone in &server.zones {
+                let label = || rand::random::<u64>().to_string();
+                let below = Name::from_labels([label(), label()].iter().map(String::as_bytes));
+                let Ok(name) = below.and_then(|name| name.append_domain(zone)) else { continue };
+                let Some(forward) = server.forward(&name) else { continue };
+                self.probes.lock().push((name.clone(), forward.clone()));
+                // What it answers is of no interest.
+                let _ = forward.forwarder.ask(&Query::query(name, RecordType::HINFO), false, false).await;
+            }
+        }
+    }
+
+    fn note_loop(&self, query: &Query) {
+        if query.query_type != RecordType::HINFO {
+            return;
+        }
+        if let Some((_, forward)) = self.probes.lock().iter().find(|(name, _)| *name == query.name)
+            && !forward.loops.swap(true, Ordering::Relaxed)
+        {
+            tracing::error!(
+                servers = ?forward.forwarder.servers(),
+                "these servers ask this one: names outside of the cluster are not answered until the Corefile changes; \
+                 name other servers in its directive forward"
+            );
+        }
+    }
+
     /// Answers at once what can be answered from memory.
     pub(crate) fn begin(&self, bytes: &[u8], transport: Transport) -> Step {
         let message = match Message::from_vec(bytes) {
@@ -76,62 +154,104 @@ impl Responder {
             self.metrics.response(ResponseCode::NotImp);
             return plain(&message.metadata, ResponseCode::NotImp);
         }
-        let request = Request {
+        let mut request = Request {
             metadata: message.metadata,
             query: query.clone(),
             edns: message.edns.clone(),
             transport,
+            rewritten: None,
+            log: false,
+            errors: false,
         };
         if request.edns.as_ref().is_some_and(|edns| edns.version() != 0) {
             return self.answer(&request, ResponseCode::BADVERS, Vec::new(), Vec::new(), Vec::new(), false);
         }
-        self.decide(request)
+        self.note_loop(query);
+        let config = self.config();
+        let found = config.server(&query.name);
+        request.log = found.is_some_and(|server| server.log);
+        request.errors = found.is_some_and(|server| server.errors);
+        // Whole zones are for no client of ours.
+        let transfer = matches!(query.query_type, RecordType::AXFR | RecordType::IXFR);
+        match found.filter(|_| !transfer) {
+            Some(server) => {
+                request.rewritten = server.rewritten(&query.name);
+                self.decide(request, &config, server)
+            }
+            None => self.answer(&request, ResponseCode::Refused, Vec::new(), Vec::new(), Vec::new(), false),
+        }
     }
 
-    fn decide(&self, request: Request) -> Step {
-        let query = &request.query;
-        let (found, soa) = match &self.zone {
-            None => (Answer::NotOurs, None),
-            Some(zone) => {
-                let zone = zone.read();
-                let found = answer(&zone, &query.name, query.query_class, query.query_type);
-                let negative = matches!(found, Answer::NoData | Answer::NoName);
-                (found, negative.then(|| authority(&zone)))
-            }
-        };
+    fn decide(&self, request: Request, config: &Config, server: &Server) -> Step {
+        let mut ask = request.looked_up();
+        let (found, soa) = self.look_up(server, &ask);
         let soa: Vec<Record> = soa.into_iter().collect();
         let none = Vec::new;
         match found {
             Answer::Records(answers, further) => {
-                self.answer(&request, ResponseCode::NoError, rotated(answers), none(), further, true)
+                let answers = if server.shuffle { rotated(answers) } else { answers };
+                self.answer(&request, ResponseCode::NoError, answers, none(), further, true)
             }
             Answer::NoData => self.answer(&request, ResponseCode::NoError, none(), soa, none(), true),
             Answer::NoName => self.answer(&request, ResponseCode::NXDomain, none(), soa, none(), true),
             Answer::Refused => self.answer(&request, ResponseCode::Refused, none(), none(), none(), false),
-            Answer::NotSynced => self.answer(&request, ResponseCode::ServFail, none(), none(), none(), false),
-            // Whole zones are for no client of ours.
-            Answer::NotOurs if matches!(query.query_type, RecordType::AXFR | RecordType::IXFR) => {
-                self.answer(&request, ResponseCode::Refused, none(), none(), none(), false)
+            Answer::NotSynced | Answer::Unknown => {
+                self.answer(&request, ResponseCode::ServFail, none(), none(), none(), false)
             }
             Answer::NotOurs => {
-                let ask = query.clone();
-                Step::Forward(Box::new(Pending { request, ask, alias: None }))
+                let by = server.forward(&ask.name).cloned();
+                Step::Forward(Box::new(Pending { request, by, ask, alias: None }))
             }
             Answer::Alias(alias) => {
                 let (alias, target) = *alias;
-                let mut ask = query.clone();
+                let by = config.server(&target).and_then(|server| server.forward(&target)).cloned();
                 ask.set_name(target);
-                Step::Forward(Box::new(Pending { request, ask, alias: Some(alias) }))
+                Step::Forward(Box::new(Pending { request, by, ask, alias: Some(alias) }))
             }
         }
     }
 
+    /// What is known here, and the authority of what is not there.
+    fn look_up(&self, server: &Server, ask: &Query) -> (Answer, Option<Record>) {
+        if let Some((hosts, through)) = &server.hosts {
+            match hosts.answer(&ask.name, ask.query_type) {
+                Some(found) => return (found, None),
+                None if !through.lets(&ask.name) => return (Answer::Unknown, None),
+                None => {}
+            }
+        }
+        let (Some(kubernetes), Some(zone)) = (&server.kubernetes, &self.zone) else {
+            return (Answer::NotOurs, None);
+        };
+        let zone = zone.read();
+        let found = match answer(&zone, &ask.name, ask.query_class, ask.query_type) {
+            _ if kubernetes.no_pods.as_ref().is_some_and(|pods| pods.zone_of(&ask.name)) => Answer::NoName,
+            Answer::NoName if kubernetes.through.lets(&ask.name) => Answer::NotOurs,
+            Answer::NotOurs if kubernetes.claims(&ask.name) => Answer::NoName,
+            Answer::Records(..) | Answer::NoData | Answer::NotSynced
+                if !kubernetes.covers(&zone, &ask.name) =>
+            {
+                Answer::NotOurs
+            }
+            found => found,
+        };
+        let negative = matches!(found, Answer::NoData | Answer::NoName);
+        let soa = negative.then(|| authority(&zone));
+        (found, soa)
+    }
+
     /// Asks upstream and makes the answer.
     pub(crate) async fn finish(&self, pending: Pending) -> Vec<u8> {
-        let Pending { request, ask, alias } = pending;
-        self.metrics.forwarded.fetch_add(1, Ordering::Relaxed);
+        let Pending { request, by, ask, alias } = pending;
         let dnssec = request.edns.as_ref().is_some_and(|edns| edns.flags().dnssec_ok);
-        let reply = self.forwarder.ask(&ask, dnssec, request.metadata.checking_disabled).await;
+        let reply = match &by {
+            Some(forward) if !forward.loops.load(Ordering::Relaxed) => {
+                self.metrics.forwarded.fetch_add(1, Ordering::Relaxed);
+                forward.forwarder.ask(&ask, dnssec, request.metadata.checking_disabled).await
+            }
+            Some(_) => Err(Error::Loop),
+            None => Err(Error::NoServers(Vec::new())),
+        };
         let authoritative = alias.is_some();
         let step = match reply {
             Ok(reply) => {
@@ -141,10 +261,12 @@ impl Responder {
                 self.answer(&request, code, answers, reply.authorities, further, authoritative)
             }
             Err(error) => {
-                tracing::debug!(%error, name = %ask.name, "not forwarded");
+                if request.errors {
+                    tracing::error!(%error, name = %ask.name, kind = %ask.query_type, "not answered");
+                }
                 let code = match error {
                     Error::Busy => ResponseCode::Refused,
-                    Error::NoServers(_) | Error::Silent(_) => ResponseCode::ServFail,
+                    Error::NoServers(_) | Error::Silent(_) | Error::Loop => ResponseCode::ServFail,
                 };
                 // The alias itself is known whatever becomes of its target.
                 self.answer(
@@ -167,12 +289,22 @@ impl Responder {
         &self,
         request: &Request,
         code: ResponseCode,
-        answers: Vec<Record>,
+        mut answers: Vec<Record>,
         authorities: Vec<Record>,
         additionals: Vec<Record>,
         authoritative: bool,
     ) -> Step {
         self.metrics.response(code);
+        if request.log {
+            let (name, kind) = (&request.query.name, request.query.query_type);
+            tracing::info!(%name, %kind, transport = ?request.transport, ?code, "asked");
+        }
+        if let Some(rewritten) = &request.rewritten {
+            // Clients take records of the name that they asked for only.
+            for record in answers.iter_mut().filter(|record| record.name == *rewritten) {
+                record.name = request.query.name.clone();
+            }
+        }
         let mut message = Message::response(request.metadata.id, request.metadata.op_code);
         message.metadata = Metadata::response_from_request(&request.metadata);
         message.metadata.response_code = code;

@@ -5,15 +5,16 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use client::Recorder;
 use hickory_proto::rr::Name;
 use parking_lot::RwLock;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::forward::Forwarder;
+use crate::config::Config;
 use crate::http::{self, Page};
-use crate::metrics::Metrics;
+use crate::live::Live;
 use crate::respond::Responder;
 use crate::zone::Zone;
 use crate::{server, watch};
@@ -23,8 +24,6 @@ use crate::{server, watch};
 pub struct DnsConfig {
     /// The cluster's domain, `cluster.local` by default.
     pub zone: String,
-    /// Seconds for which clients may keep answers of the zone, 30 by default.
-    pub ttl: u32,
     /// Port of UDP and TCP, on all addresses, 53 by default.
     pub port: u16,
     /// Port of `/health`, 8080 by default; none serves no such page.
@@ -33,7 +32,7 @@ pub struct DnsConfig {
     pub ready: Option<u16>,
     /// Port of `/metrics`, 9153 by default.
     pub metrics: Option<u16>,
-    /// The file that names the servers for all other names, `/etc/resolv.conf` by default.
+    /// The file that names the servers for all other names while there is no Corefile, `/etc/resolv.conf` by default.
     pub resolv_conf: PathBuf,
 }
 
@@ -41,7 +40,6 @@ impl Default for DnsConfig {
     fn default() -> Self {
         Self {
             zone: "cluster.local".to_owned(),
-            ttl: 30,
             port: 53,
             health: Some(8080),
             ready: Some(8181),
@@ -66,6 +64,9 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// The cluster's domain or the path of `resolv.conf` cannot stand in a Corefile.
+    #[error("the Corefile of this server itself")]
+    Corefile(#[from] crate::corefile::Error),
     /// A watch has ended for good.
     #[error(transparent)]
     Watch(#[from] client::InformerGone),
@@ -77,25 +78,42 @@ pub enum Error {
 /// When a port cannot be had, or a watch dies.
 pub async fn run(config: DnsConfig, client: kube::Client, stop: CancellationToken) -> Result<(), Error> {
     let origin = Name::from_ascii(&config.zone).map_err(|_| Error::Zone(config.zone.clone()))?;
-    let zone = Arc::new(RwLock::new(Zone::new(origin, config.ttl)));
-    let responder = Arc::new(Responder {
-        zone: Some(zone.clone()),
-        forwarder: Forwarder::new(config.resolv_conf),
-        metrics: Metrics::default(),
-    });
+    let zone = Zone::new(origin, 30);
+    let corefile = crate::addon::corefile(&config.zone, None, &config.resolv_conf);
+    let first = Config::read(&corefile, zone.origin())?;
+    let zone = Arc::new(RwLock::new(zone));
+    let responder = Arc::new(Responder::new(Some(zone.clone()), first));
     let (udp, tcp) = (udp_on_all(config.port).await?, tcp_on_all(config.port).await?);
+    let end = CancellationToken::new();
     let mut tasks = JoinSet::new();
     let pages = [(config.health, Page::Health), (config.ready, Page::Ready), (config.metrics, Page::Metrics)];
     for (port, page) in pages {
         if let Some(port) = port {
-            tasks.spawn(http::serve(tcp_on_all(port).await?, page, responder.clone(), stop.clone()));
+            tasks.spawn(http::serve(tcp_on_all(port).await?, page, responder.clone(), end.clone()));
         }
     }
-    tasks.spawn(server::serve(vec![udp], vec![tcp], responder, stop.clone()));
-    tracing::info!(zone = config.zone, port = config.port, "answering");
+    let serving = responder.clone();
+    tasks.spawn(server::serve(vec![udp], vec![tcp], serving.clone(), end.clone()));
+    let (recorder, recording) = Recorder::new(client.clone(), end.clone());
+    tasks.spawn(recording);
+    let (stopped, ends) = (stop.clone(), end.clone());
+    tasks.spawn(async move {
+        stopped.cancelled().await;
+        tokio::time::sleep(serving.config().lameduck()).await;
+        ends.cancel();
+    });
+    tracing::info!(zone = config.zone, port = config.port, "listening");
+    let live = Live::new(client.clone(), responder, recorder);
+    // Names count as known only once it is known how they are to be answered.
+    let seen = tokio::select! {
+        () = end.cancelled() => return Ok(()),
+        seen = live.first() => seen?,
+    };
     // The tasks end with this future: dropped, they are aborted.
-    watch::run(client, zone, stop).await?;
-    Ok(())
+    tokio::select! {
+        ended = watch::run(client, zone, end) => Ok(ended?),
+        ended = live.follow(seen) => Ok(ended?),
+    }
 }
 
 /// Both families on one socket; IPv4 alone where the kernel has no IPv6.

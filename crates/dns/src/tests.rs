@@ -19,10 +19,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::forward::Forwarder;
-use crate::metrics::Metrics;
+use crate::config::Config;
 use crate::respond::{Responder, Step, Transport};
 use crate::zone::Zone;
+
+mod corefile;
 
 fn zone() -> Zone {
     let mut zone = Zone::new(Name::from_ascii("cluster.local").unwrap(), 30);
@@ -47,11 +48,16 @@ fn zone() -> Zone {
 }
 
 fn responder(zone: Option<Zone>, resolv_conf: &str) -> Responder {
-    Responder {
-        zone: zone.map(|zone| Arc::new(RwLock::new(zone))),
-        forwarder: Forwarder::new(resolv_conf),
-        metrics: Metrics::default(),
+    let path = std::path::Path::new(resolv_conf);
+    match zone {
+        Some(zone) => configured(zone, &crate::addon::corefile("cluster.local", None, path)),
+        None => Responder::new(None, Config::relay(path)),
     }
+}
+
+fn configured(zone: Zone, corefile: &str) -> Responder {
+    let config = Config::read(corefile, zone.origin()).unwrap();
+    Responder::new(Some(Arc::new(RwLock::new(zone))), config)
 }
 
 /// A server on a loopback address of its own; it ends with the guard.
@@ -317,13 +323,21 @@ async fn the_whole_server_follows_the_api() {
     const SERVICES: &str = "/api/v1/services";
     const SLICES: &str = "/apis/discovery.k8s.io/v1/endpointslices";
     const NAMESPACES: &str = "/api/v1/namespaces";
+    const MAPS: &str = "/api/v1/namespaces/kube-system/configmaps";
     let service =
         |ip: &str| json!({"metadata": {"name": "web", "namespace": "default"}, "spec": {"clusterIP": ip}});
     let namespace = json!({"metadata": {"name": "default"}});
+    let map = |host: &str| {
+        let corefile = format!(
+            ".:53 {{\n kubernetes cluster.local {{\n  pods insecure\n }}\n hosts {{\n  {host}\n  fallthrough\n }}\n}}\n"
+        );
+        json!({"metadata": {"name": "coredns", "namespace": "kube-system"}, "data": {"Corefile": corefile}})
+    };
     let api = testkit::fake_api::FakeApi::new([
         (SERVICES, vec![service("10.96.0.7")]),
         (SLICES, vec![]),
         (NAMESPACES, vec![namespace]),
+        (MAPS, vec![map("1.1.1.1 one.test")]),
     ]);
     // Below the ports that the kernel gives away by itself, so that nobody can take it in between.
     let free = u16::try_from(10_000 + std::process::id() % 20_000).unwrap();
@@ -338,15 +352,16 @@ async fn the_whole_server_follows_the_api() {
     let stop = CancellationToken::new();
     let running = tokio::spawn(crate::run(config, api.client(), stop.clone()));
     let server: SocketAddr = ([127, 0, 0, 1], free).into();
-    let until = async |name: &str, expected: &str| {
-        for _ in 0..100 {
-            if dig(server, &format!("+short {name}.cluster.local")).await.trim() == expected {
+    let ask = async |name: &str, expected: &str| {
+        for _ in 0..500 {
+            if dig(server, &format!("+short {name}")).await.trim() == expected {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         panic!("{name} does not become {expected:?}");
     };
+    let until = async |name: &str, expected: &str| ask(&format!("{name}.cluster.local"), expected).await;
     until("web.default.svc", "10.96.0.7").await;
     api.tell(SERVICES, "MODIFIED", &service("10.96.0.8")).await;
     until("web.default.svc", "10.96.0.8").await;
@@ -363,6 +378,12 @@ async fn the_whole_server_follows_the_api() {
     until("1-2-3-4.late.pod", "").await;
     api.tell(NAMESPACES, "ADDED", &json!({"metadata": {"name": "late"}})).await;
     until("1-2-3-4.late.pod", "1.2.3.4").await;
+    ask("one.test", "1.1.1.1").await;
+    api.tell(MAPS, "MODIFIED", &map("2.2.2.2 two.test")).await;
+    ask("two.test", "2.2.2.2").await;
+    api.tell(MAPS, "MODIFIED", &map("nonsense three.test")).await;
+    api.tell(MAPS, "MODIFIED", &map("4.4.4.4 two.test")).await;
+    ask("two.test", "4.4.4.4").await;
     api.tell(SERVICES, "DELETED", &service("10.96.0.8")).await;
     until("web.default.svc", "").await;
     stop.cancel();

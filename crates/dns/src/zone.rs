@@ -85,6 +85,11 @@ impl Zone {
         self.ttl
     }
 
+    /// From now on clients may keep answers this long.
+    pub fn set_ttl(&mut self, ttl: u32) {
+        self.ttl = ttl;
+    }
+
     /// Serial number of the start of authority; grows with every change.
     pub fn serial(&self) -> u32 {
         self.serial

@@ -31,7 +31,8 @@ impl Parts {
         self.controllers(authority, client("system:kube-controller-manager"), tasks)?;
         let scheduling = scheduler::run(client("system:kube-scheduler"), self.components.clone());
         tasks.spawn(async { ("the scheduler", scheduling.await.map_err(Into::into)) });
-        let addon = dns::addon::AddonConfig::new(IpAddr::V4(DNS_SERVICE));
+        let host = Some(IpAddr::V4(self.network.gateway));
+        let addon = dns::addon::AddonConfig { host, ..dns::addon::AddonConfig::new(IpAddr::V4(DNS_SERVICE)) };
         addons::apply(&client("system:addon-manager"), dns::addon::manifests(&addon)).await?;
         Ok(api)
     }
