@@ -5,16 +5,23 @@ SHELL := /bin/bash
 
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)/x86_64-unknown-linux-gnu
 RELEASE := $(TARGET_DIR)/release/skiff
+PREFIX ?= /usr/local
 IMAGES := $(abspath $(TARGET_DIR))/images
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -E)
 
-.PHONY: help run test lint bench fuzz build deps images kubectl
+.PHONY: help install uninstall run test lint bench fuzz build deps images kubectl
 
 help: ## List the tasks
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
 build: ## Build the release binary
 	cargo build --release --package skiff
+
+install: build ## Install the binary, manual pages and completions below PREFIX (/usr/local)
+	$(SUDO) hack/install.sh install $(abspath $(RELEASE)) $(DESTDIR)$(PREFIX)
+
+uninstall: ## Take away what install put there
+	$(SUDO) hack/install.sh uninstall $(DESTDIR)$(PREFIX)
 
 run: build ## Build, start a cluster and walk through its main job (root or sudo)
 	@$(SUDO) hack/tour.sh $(abspath $(RELEASE))

@@ -70,6 +70,12 @@ enum Command {
         /// The shell.
         shell: clap_complete::Shell,
     },
+    /// Write the manual pages; `make install` calls this.
+    #[command(hide = true)]
+    Man {
+        /// The directory that they go to.
+        dir: std::path::PathBuf,
+    },
     /// Run a node in the foreground; `start` calls this.
     #[command(hide = true)]
     Daemon {
@@ -123,6 +129,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             clap_complete::generate(shell, &mut command(), program::name(), &mut std::io::stdout());
             Ok(())
         }
+        Command::Man { dir } => clap_mangen::generate_to(command(), dir).map_err(Into::into),
         Command::Daemon { node } => crate::daemon::run(profile, node),
         Command::Dns { options } => commands::dns::run(&options),
     }
