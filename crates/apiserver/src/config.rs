@@ -17,6 +17,8 @@ pub struct Config {
     pub service_cidr: ipnet::IpNet,
     /// Node ports, upstream's 30000-32767.
     pub node_ports: RangeInclusive<u16>,
+    /// Whether somebody enforces NetworkPolicies; otherwise who makes one is warned.
+    pub enforces_policies: bool,
     /// CA of client certificates, DER.
     pub client_ca: Vec<CertificateDer<'static>>,
     /// Private key of ServiceAccount tokens, PKCS#8 PEM, ECDSA P-256.

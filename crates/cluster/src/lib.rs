@@ -16,8 +16,8 @@ pub use caller::{Caller, Owner};
 pub use error::Error;
 pub use member::{MAX_NODES, Member};
 pub use profile::{
-    API_PORT, BUILTIN_IMAGE, CLUSTER_DOMAIN, DNS_SERVICE, KUBERNETES_SERVICE, Network, POD_CIDR, Profile,
-    SERVICE_CIDR,
+    API_PORT, BUILTIN_IMAGE, CLUSTER_DOMAIN, Cni, DNS_SERVICE, KUBERNETES_SERVICE, Network, POD_CIDR,
+    Profile, SERVICE_CIDR,
 };
 pub use settings::Settings;
 

@@ -55,6 +55,17 @@ impl Network {
     }
 }
 
+/// How Pods are connected, and what of policies is enforced; chosen at a start and kept for the next ones.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Cni {
+    /// Our own network, with network policies enforced.
+    #[default]
+    Auto,
+    /// The plain network: policies are kept and enforce nothing.
+    Kubenet,
+}
+
 impl Profile {
     /// The profile of that name below the machine's standard directories.
     ///
@@ -109,10 +120,7 @@ impl Profile {
     /// # Errors
     /// When the file is there and cannot be read.
     pub fn network(&self) -> Result<Option<Network>> {
-        let path = self.state_dir.join("network.json");
-        let Some(bytes) = files::read_if_there(&path)? else { return Ok(None) };
-        let parsed = serde_json::from_slice(&bytes);
-        parsed.map(Some).map_err(|e| Error::Malformed { path, reason: e.to_string() })
+        self.read("network.json")
     }
 
     /// Records the addresses.
@@ -120,9 +128,36 @@ impl Profile {
     /// # Errors
     /// When the file cannot be written.
     pub fn set_network(&self, network: &Network) -> Result<()> {
-        let bytes = serde_json::to_vec_pretty(network).unwrap_or_default();
+        self.write("network.json", network)
+    }
+
+    /// How Pods are connected.
+    ///
+    /// # Errors
+    /// When the file is there and cannot be read.
+    pub fn cni(&self) -> Result<Cni> {
+        Ok(self.read("cni.json")?.unwrap_or_default())
+    }
+
+    /// Records how Pods are to be connected from the next start on.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn set_cni(&self, cni: Cni) -> Result<()> {
+        self.write("cni.json", &cni)
+    }
+
+    fn read<T: serde::de::DeserializeOwned>(&self, file: &str) -> Result<Option<T>> {
+        let path = self.state_dir.join(file);
+        let Some(bytes) = files::read_if_there(&path)? else { return Ok(None) };
+        let parsed = serde_json::from_slice(&bytes);
+        parsed.map(Some).map_err(|e| Error::Malformed { path, reason: e.to_string() })
+    }
+
+    fn write(&self, file: &str, value: &impl Serialize) -> Result<()> {
+        let bytes = serde_json::to_vec_pretty(value).unwrap_or_default();
         files::make_public_dir(&self.state_dir)?;
-        files::write_atomically(&self.state_dir.join("network.json"), &bytes, 0o644)
+        files::write_atomically(&self.state_dir.join(file), &bytes, 0o644)
     }
 }
 
@@ -162,5 +197,8 @@ mod tests {
             Network { gateway: [192, 168, 49, 1].into(), node: [192, 168, 49, 2].into(), prefix: 24 };
         profile.set_network(&network).unwrap();
         assert_eq!(profile.network().unwrap(), Some(network));
+        assert_eq!(profile.cni().unwrap(), Cni::Auto);
+        profile.set_cni(Cni::Kubenet).unwrap();
+        assert_eq!(profile.cni().unwrap(), Cni::Kubenet);
     }
 }

@@ -22,6 +22,7 @@ mod error;
 mod expr;
 pub mod masquerade;
 pub mod model;
+mod protocol;
 pub mod rule;
 mod socket;
 mod typeof_data;
@@ -34,5 +35,6 @@ pub use model::{
     Base, Chain, ChainType, Data, Element, ElementData, Family, Hook, Object, Policy, Set, SetFlags, Table,
     TableName, Type, Types, Value, Verdict,
 };
+pub use protocol::Protocol;
 pub use rule::{Assign, Key, Limit, Log, NatTarget, Op, Reject, Rule, Stmt, Unit};
 pub use socket::Socket;

@@ -37,13 +37,15 @@ const SETTINGS: [(&str, &str); 3] = [
 ];
 
 /// Settings of parts that a kernel may lack or has not loaded: upstream's node agent and proxy set the same.
-const OPTIONAL_SETTINGS: [(&str, &str); 5] = [
+const OPTIONAL_SETTINGS: [(&str, &str); 6] = [
     ("ipv6/conf/all/forwarding", "1"),
     ("ipv4/conf/eth0/rp_filter", "0"),
     ("netfilter/nf_conntrack_tcp_timeout_established", "86400"),
     ("netfilter/nf_conntrack_tcp_timeout_close_wait", "3600"),
     // A late packet of a known connection must not be taken for a new one and go out untranslated.
     ("netfilter/nf_conntrack_tcp_be_liberal", "1"),
+    // A connection that a policy cut must not come back as one that was opened from the other side.
+    ("netfilter/nf_conntrack_tcp_loose", "0"),
 ];
 
 impl NodeNetwork {

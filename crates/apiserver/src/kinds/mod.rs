@@ -39,6 +39,7 @@ use rules::Rules;
 pub struct Kinds {
     tokens: Arc<Tokens>,
     allocators: Arc<Allocators>,
+    enforces_policies: bool,
 }
 
 impl Kinds {
@@ -47,7 +48,8 @@ impl Kinds {
     /// # Errors
     /// The service account key of the configuration is no key.
     pub fn new(config: &Config) -> Result<Self, AuthError> {
-        Ok(Kinds { tokens: Arc::new(Tokens::new(config)?), allocators: Allocators::new(config) })
+        let (allocators, enforces_policies) = (Allocators::new(config), config.enforces_policies);
+        Ok(Kinds { tokens: Arc::new(Tokens::new(config)?), allocators, enforces_policies })
     }
 
     /// The rules of a kind; kinds without rules of their own get the generic ones.
@@ -61,6 +63,10 @@ impl Kinds {
             ("", "services") => Arc::new(service::Services { allocators: self.allocators.clone() }),
             ("", "serviceaccounts") => Arc::new(config::ServiceAccounts { tokens }),
             ("", "persistentvolumeclaims") => Arc::new(storage::Claims),
+            ("networking.k8s.io", "networkpolicies") if self.enforces_policies => {
+                Arc::new(network::NETWORK_POLICY)
+            }
+            ("networking.k8s.io", "networkpolicies") => Arc::new(network::IDLE_NETWORK_POLICY),
             ("networking.k8s.io", "ingresses") => Arc::new(ingress::Ingresses),
             ("rbac.authorization.k8s.io", "roles" | "clusterroles") => Arc::new(access::Roles),
             ("rbac.authorization.k8s.io", _) => Arc::new(access::Bindings),
@@ -99,7 +105,6 @@ fn plain(group: &str, plural: &str) -> Option<Rules> {
         ("discovery.k8s.io", "endpointslices") => network::ENDPOINT_SLICE,
         ("networking.k8s.io", "ingressclasses") => network::INGRESS_CLASS,
         ("networking.k8s.io", "ipaddresses") => network::IP_ADDRESS,
-        ("networking.k8s.io", "networkpolicies") => network::NETWORK_POLICY,
         ("networking.k8s.io", "servicecidrs") => network::SERVICE_CIDR,
         ("node.k8s.io", "runtimeclasses") => cluster::RUNTIME_CLASS,
         ("policy", "poddisruptionbudgets") => scaling::DISRUPTION_BUDGET,

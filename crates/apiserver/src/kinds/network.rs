@@ -196,6 +196,16 @@ pub const NETWORK_POLICY: Rules = Rules {
     ..Rules::NONE
 };
 
+/// NetworkPolicies where nobody enforces them.
+pub const IDLE_NETWORK_POLICY: Rules = Rules {
+    create: |cx, _| {
+        cx.warn(
+            "this cluster does not enforce NetworkPolicies (--cni=kubenet): the policy is kept and has no effect",
+        );
+    },
+    ..NETWORK_POLICY
+};
+
 fn policy_port(port: &Value, path: &str, errors: &mut FieldErrors) {
     errors.one_of(port, path, "protocol", PROTOCOLS);
     let end = int(port, "endPort");

@@ -10,7 +10,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 use cluster::kubeconfig::Kubeconfig;
 use cluster::pki::{Authority, Subject};
-use cluster::{API_PORT, MAX_NODES, Member, Profile};
+use cluster::{API_PORT, Cni, MAX_NODES, Member, Profile};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::signal::unix::{SignalKind, signal};
@@ -27,9 +27,10 @@ pub struct Options {
     /// How many nodes it has, all on this machine: what is missing is added, none is ever removed.
     #[arg(short, long, value_parser = clap::value_parser!(u8).range(1..=i64::from(MAX_NODES)))]
     nodes: Option<u8>,
-    /// The network; names of plugins that scripts pass are taken with a note.
-    #[arg(long, value_name = "NAME", default_value = OWN_NETWORK)]
-    cni: String,
+    /// The network, kept for the next start: auto enforces network policies, kubenet does not; names of plugins that
+    /// scripts pass mean auto, with a note.
+    #[arg(long, value_name = "NAME")]
+    cni: Option<String>,
     /// The Kubernetes version that is wanted; another than the one served is taken with a note.
     #[arg(long, value_name = "VERSION")]
     kubernetes_version: Option<String>,
@@ -50,9 +51,10 @@ pub struct Options {
     disk_size: Option<String>,
 }
 
-const OWN_NETWORK: &str = "auto";
 /// Values of --cni that mean the network that comes with the cluster.
-const COMES_WITH_IT: [&str; 4] = [OWN_NETWORK, "true", "bridge", "skiff"];
+const COMES_WITH_IT: [&str; 4] = ["auto", "true", "bridge", "skiff"];
+/// The one that means it without enforcement of network policies.
+const PLAIN: &str = "kubenet";
 /// Plugins that minikube installs by name.
 const PLUGINS: [&str; 4] = ["calico", "cilium", "flannel", "kindnet"];
 
@@ -63,11 +65,15 @@ impl Options {
     /// For a value that cannot be meant.
     fn notes(&self) -> anyhow::Result<Vec<String>> {
         let mut notes = Vec::new();
-        let cni = self.cni.as_str();
+        let cni = self.cni.as_deref().unwrap_or("auto");
         if PLUGINS.contains(&cni) {
-            notes.push(format!("--cni={cni}: skiff's own network takes its place; nothing is installed"));
+            notes.push(format!(
+                "--cni={cni}: skiff's own network takes its place and enforces network policies; nothing is installed"
+            ));
+        } else if cni == PLAIN {
+            notes.push(format!("--cni={cni}: network policies are kept but not enforced"));
         } else if !COMES_WITH_IT.contains(&cni) {
-            let near = did_you_mean(cni, PLUGINS.into_iter().chain(COMES_WITH_IT));
+            let near = did_you_mean(cni, PLUGINS.into_iter().chain(COMES_WITH_IT).chain([PLAIN]));
             bail!(
                 "--cni={cni}: the network is skiff's own, and others are not installed{near}; leave the flag out"
             );
@@ -86,6 +92,20 @@ impl Options {
             notes.extend(value.as_ref().map(|value| format!("--{flag}={value} changes nothing: {why}")));
         }
         Ok(notes)
+    }
+
+    /// Records the network that is asked for; a cluster that runs has its own until it is stopped.
+    fn choose_network(&self, profile: &Profile) -> anyhow::Result<()> {
+        let Some(cni) = &self.cni else { return Ok(()) };
+        let (kept, wanted) = (profile.cni()?, if cni == PLAIN { Cni::Kubenet } else { Cni::Auto });
+        if wanted == kept {
+            return Ok(());
+        }
+        if ask(&profile.control_plane().control_socket(), &Request::Status, |_| ())?.is_some() {
+            let (name, stop) = (&profile.name, advice("stop", &profile.name));
+            bail!("--cni={cni}: the cluster {name:?} runs with another network; stop it first: {stop}");
+        }
+        Ok(profile.set_cni(wanted)?)
     }
 }
 
@@ -113,6 +133,7 @@ pub fn run(name: &str, options: &Options) -> anyhow::Result<()> {
     let profile = Profile::new(name)?;
     Kubeconfig::of_user().check()?;
     super::doctor::quick(&profile)?;
+    options.choose_network(&profile)?;
     let began = Instant::now();
     let mut steps = Steps::new();
     let started = match start_members(&profile, options.nodes.unwrap_or(1), &mut steps) {
@@ -258,6 +279,7 @@ mod tests {
         let said =
             notes("start --cni calico --driver=docker --memory=2200 --kubernetes-version=v1.23.3").unwrap();
         assert_eq!(said.len(), 4, "{said:?}");
+        assert!(notes("start --cni=kubenet").unwrap()[0].contains("not enforced"));
         assert!(said[0].contains("calico") && said[1].contains("v1.33"), "{said:?}");
         for (line, part) in [
             ("start --cni=calic", "did you mean \"calico\"?"),

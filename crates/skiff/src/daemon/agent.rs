@@ -52,7 +52,10 @@ impl Parts {
         tasks: &mut Tasks,
     ) -> anyhow::Result<watch::Receiver<bool>> {
         let node_client = client(&self.node_user())?;
-        let host_ports = self.node_agent(authority, node_client.clone(), images.clone(), events, tasks)?;
+        let gate = self.policies(client("system:network-policy")?, tasks)?;
+        let network = NodePods::new(node_client.clone(), self.member.name(), self.netns.clone(), gate);
+        let host_ports =
+            self.node_agent(authority, node_client.clone(), images.clone(), network, events, tasks)?;
         let proxied = self.proxy(client("system:kube-proxy")?, host_ports, tasks)?;
         self.dns_relay(tasks)?;
         let (name, netns) = (self.member.name(), self.netns.clone());
@@ -95,6 +98,7 @@ impl Parts {
         authority: &Authority,
         client: Client,
         images: Arc<image::Store>,
+        network: NodePods,
         events: runtime::Events,
         tasks: &mut Tasks,
     ) -> anyhow::Result<watch::Receiver<Vec<kubelet::HostPort>>> {
@@ -105,7 +109,7 @@ impl Parts {
         let (host_ports, wanted) = watch::channel(Vec::new());
         let agent = kubelet::Kubelet {
             config: kubelet::Config {
-                node_name: name.clone(),
+                node_name: name,
                 node_ips: vec![node],
                 port: KUBELET_PORT,
                 root_dir: self.member.state_dir().join("pods"),
@@ -126,14 +130,14 @@ impl Parts {
                     args: vec!["pause".to_owned()],
                 }),
             },
-            client: client.clone(),
+            client,
             containers: Arc::new(self.shim.clone()),
             events,
             images: Arc::new(OnHost::new(
                 kubelet::real::ImageStore::new(images, self.shim.binary()),
                 self.host.clone(),
             )),
-            network: Arc::new(NodePods::new(client, name, self.netns.clone())),
+            network: Arc::new(network),
             defaults: kubelet::real::defaults().context("the containers' defaults")?,
             tls: Arc::new(tls::server(authority, &identity)?),
             host_ports,
@@ -141,6 +145,23 @@ impl Parts {
         let running = kubelet::run(agent, self.components.clone());
         tasks.spawn(async { ("the node agent", running.await.map_err(Into::into)) });
         Ok(wanted)
+    }
+
+    /// The enforcement of network policies; gives the gate that new Pods wait at. None where policies only are kept.
+    fn policies(&self, client: Client, tasks: &mut Tasks) -> anyhow::Result<Option<netpol::Gate>> {
+        if self.member.profile.cni()? == cluster::Cni::Kubenet {
+            netpol::disable().context("remove the rules of network policies")?;
+            return Ok(None);
+        }
+        let (gate, arrivals) = netpol::gate();
+        let config = netpol::Config {
+            node_name: self.member.name(),
+            node_ips: vec![IpAddr::V4(self.address)],
+            arrivals,
+        };
+        let running = netpol::run(client, config, self.components.clone());
+        tasks.spawn(async { ("the enforcement of network policies", running.await.map_err(Into::into)) });
+        Ok(Some(gate))
     }
 
     /// The service proxy; gives a sign once its rules are in the kernel.

@@ -49,6 +49,7 @@ impl Parts {
             advertise_port: API_PORT,
             service_cidr: cluster::SERVICE_CIDR.parse().context("the service network")?,
             node_ports: 30000..=32767,
+            enforces_policies: self.member.profile.cni()? == cluster::Cni::Auto,
             client_ca: vec![authority.certificate.clone()],
             service_account_key: authority.service_account_key_pem.clone(),
             service_account_issuer: format!("https://kubernetes.default.svc.{CLUSTER_DOMAIN}"),

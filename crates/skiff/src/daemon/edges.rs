@@ -19,12 +19,14 @@ pub struct NodePods {
     node_name: String,
     netns: Arc<OwnedFd>,
     network: OnceCell<PodNet>,
+    /// Where a Pod waits for its network policies, if they are enforced.
+    gate: Option<netpol::Gate>,
 }
 
 impl NodePods {
     /// Opened at the first use.
-    pub fn new(client: Client, node_name: String, netns: Arc<OwnedFd>) -> Self {
-        Self { client, node_name, netns, network: OnceCell::new() }
+    pub fn new(client: Client, node_name: String, netns: Arc<OwnedFd>, gate: Option<netpol::Gate>) -> Self {
+        Self { client, node_name, netns, network: OnceCell::new(), gate }
     }
 
     async fn network(&self) -> Result<&PodNet, EdgeError> {
@@ -48,7 +50,12 @@ impl NodePods {
 #[async_trait]
 impl Network for NodePods {
     async fn attach(&self, pod_uid: &str, netns: OwnedFd) -> Result<Vec<IpAddr>, EdgeError> {
-        self.network().await?.attach(pod_uid, netns).await
+        let addresses = self.network().await?.attach(pod_uid, netns).await?;
+        if let Some(gate) = &self.gate {
+            let passed = gate.pass(pod_uid, &addresses).await;
+            passed.map_err(|e| EdgeError::new("protecting the Pod", e))?;
+        }
+        Ok(addresses)
     }
 
     async fn detach(&self, pod_uid: &str) -> Result<(), EdgeError> {
@@ -56,7 +63,9 @@ impl Network for NodePods {
     }
 
     async fn adopt(&self, pod_uid: &str, addresses: &[IpAddr]) -> Result<(), EdgeError> {
-        self.network().await?.adopt(pod_uid, addresses).await
+        self.network().await?.adopt(pod_uid, addresses).await?;
+        let told = self.gate.as_ref().map_or(Ok(()), |gate| gate.tell(pod_uid, addresses));
+        told.map_err(|e| EdgeError::new("protecting the Pod", e))
     }
 }
 

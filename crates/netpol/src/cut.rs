@@ -1,0 +1,31 @@
+//! Ends connections that are no longer allowed: without its entry in connection tracking, the rest of one is judged
+//! like a new one or belongs to none.
+
+use std::net::IpAddr;
+
+use nft::Protocol;
+use nft::conntrack::{self, Entry, IpFamily};
+
+use crate::desired::Desired;
+
+/// Whether a connection would be refused if it were made now. What the node itself sends is never judged.
+fn is_forbidden(entry: &Entry, protocol: Protocol, desired: &Desired, node: &[IpAddr]) -> bool {
+    // Who answers is the destination after translation.
+    let (src, dst) = (entry.original.src, entry.reply.src);
+    !node.contains(&src.ip()) && !desired.allows(src.ip(), dst.ip(), protocol, dst.port())
+}
+
+/// Deletes the connections that are forbidden now; gives their number.
+///
+/// # Errors
+/// When the kernel's connection tracking refuses.
+pub fn forbidden(socket: &mut nft::Socket, desired: &Desired, node: &[IpAddr]) -> Result<usize, nft::Error> {
+    let mut count = 0;
+    for family in [IpFamily::V4, IpFamily::V6] {
+        for protocol in [Protocol::Tcp, Protocol::Udp, Protocol::Sctp] {
+            let stale = |entry: &Entry| is_forbidden(entry, protocol, desired, node);
+            count += conntrack::delete(socket, family, protocol.number(), stale)?;
+        }
+    }
+    Ok(count)
+}

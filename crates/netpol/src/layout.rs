@@ -1,0 +1,231 @@
+//! What is desired, as tables: one per family, with the same names.
+//!
+//! ```text
+//! map isolated-in { type ipv4_addr : verdict }        # address of a Pod : jump profile-3
+//! chain forward { ct state established,related accept
+//!                 ct state invalid drop
+//!                 ip saddr vmap @isolated-out
+//!                 ip daddr vmap @isolated-in }
+//! chain profile-3 { ip saddr @pods-1 meta l4proto tcp th dport 80 return
+//!                   counter drop }
+//! ```
+//! What a packet costs does not depend on the number of policies, only on the permits of its two ends.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use nft::rule::ct_state;
+use nft::{
+    Chain, ChainType, Data, Element, Family, Hook, Key, Op, Rule, Set, SetFlags, Stmt, Table, TableName,
+    Type, Types, Value, Verdict,
+};
+
+use crate::desired::{Desired, Direction, Members, Permit, Profile, SetKey};
+use crate::model::{Peer, Port};
+
+/// The tables' name.
+pub const TABLE: &str = "skiff-policy";
+/// Both families.
+pub const FAMILIES: [Family; 2] = [Family::Ip, Family::Ip6];
+/// The usual place of filters, after destinations are translated.
+const FILTER: i32 = 0;
+
+/// The table of a family.
+pub fn name_of(family: Family) -> TableName {
+    TableName::new(family, TABLE)
+}
+
+/// The names of sets and profiles in the kernel; a name is never given twice.
+#[derive(Debug, Clone, Default)]
+pub struct Names {
+    sets: BTreeMap<SetKey, String>,
+    profiles: BTreeMap<Arc<Profile>, String>,
+    last: u64,
+}
+
+impl Names {
+    /// Names all that is desired and forgets the rest.
+    pub fn follow(&mut self, desired: &Desired) {
+        self.sets.retain(|key, _| desired.sets.contains_key(key));
+        for key in desired.sets.keys().filter(|key| !self.sets.contains_key(*key)).collect::<Vec<_>>() {
+            self.last += 1;
+            let kind = match key {
+                SetKey::Port(..) => "ports",
+                SetKey::Peer(peer) if matches!(**peer, Peer::Block(_)) => "block",
+                SetKey::Peer(_) => "pods",
+            };
+            self.sets.insert(key.clone(), format!("{kind}-{}", self.last));
+        }
+        let mut profiles = BTreeMap::new();
+        for profile in desired.profiles.values() {
+            if profiles.contains_key(profile) {
+                continue;
+            }
+            let name = self.profiles.get(profile).cloned().unwrap_or_else(|| {
+                self.last += 1;
+                format!("profile-{}", self.last)
+            });
+            profiles.insert(profile.clone(), name);
+        }
+        self.profiles = profiles;
+    }
+
+    /// The name of a set.
+    pub fn set(&self, key: &SetKey) -> &str {
+        self.sets.get(key).map_or("", String::as_str)
+    }
+
+    /// Profiles and their names.
+    pub fn profiles(&self) -> &BTreeMap<Arc<Profile>, String> {
+        &self.profiles
+    }
+
+    fn profile(&self, profile: &Arc<Profile>) -> &str {
+        self.profiles.get(profile).map_or("", String::as_str)
+    }
+}
+
+/// The map of isolated addresses of a direction.
+pub fn map_of(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Ingress => "isolated-in",
+        Direction::Egress => "isolated-out",
+    }
+}
+
+/// The whole table of a family.
+pub fn table(family: Family, desired: &Desired, names: &Names) -> Table {
+    let mut table = Table::new(family, TABLE);
+    for direction in [Direction::Ingress, Direction::Egress] {
+        let own = desired.profiles.iter().filter(|((d, addr), _)| *d == direction && is_of(family, *addr));
+        let elements = own.map(|((_, addr), profile)| isolated(*addr, profile, names)).collect();
+        let map = Set::map(map_of(direction), Types::Plain(vec![address(family)]), Data::Verdict);
+        table.sets.push(map.with_elements(elements));
+    }
+    for (key, members) in &desired.sets {
+        let elements = elements(family, key, members);
+        table.sets.push(set(family, key, names).with_elements(elements));
+    }
+    table.chains = names.profiles().keys().map(|profile| chain(family, profile, names)).collect();
+    table.chains.extend(base(family));
+    table
+}
+
+/// Where packets meet the profiles: those that pass the node, and those of Pods to the node itself.
+fn base(family: Family) -> [Chain; 2] {
+    let (src, dst) = addresses(family);
+    let state =
+        |bits, verdict| Rule::new(vec![Stmt::Match(Key::CtState, Op::Any(bits)), Stmt::Verdict(verdict)]);
+    let known = state(ct_state::ESTABLISHED | ct_state::RELATED, Verdict::Accept);
+    // The rest of a connection that was cut.
+    let rest = state(ct_state::INVALID, Verdict::Drop);
+    let from = Rule::new(vec![Stmt::Vmap(vec![src], map_of(Direction::Egress).to_owned())]);
+    let to = Rule::new(vec![Stmt::Vmap(vec![dst], map_of(Direction::Ingress).to_owned())]);
+    [
+        Chain::base(
+            "forward",
+            ChainType::Filter,
+            Hook::Forward,
+            FILTER,
+            vec![known.clone(), rest, from.clone(), to],
+        ),
+        Chain::base("input", ChainType::Filter, Hook::Input, FILTER, vec![known, from]),
+    ]
+}
+
+/// A profile's chain.
+pub fn chain(family: Family, profile: &Arc<Profile>, names: &Names) -> Chain {
+    let (src, dst) = addresses(family);
+    let peer = if profile.direction == Direction::Ingress { src } else { dst };
+    let mut rules: Vec<Rule> =
+        profile.permits.iter().map(|permit| Rule::new(permit_stmts(permit, peer, dst, names))).collect();
+    rules.push(Rule::new(vec![Stmt::Counter, Stmt::Verdict(Verdict::Drop)]));
+    Chain::new(names.profile(profile), rules)
+}
+
+fn permit_stmts(permit: &Permit, peer: Key, dst: Key, names: &Names) -> Vec<Stmt> {
+    let mut stmts = Vec::new();
+    if let Some(wanted) = &permit.peer {
+        let set = names.set(&SetKey::Peer(wanted.clone()));
+        stmts.push(Stmt::InSet(vec![peer], set.to_owned()));
+    }
+    let is = |protocol: &nft::Protocol| Stmt::Match(Key::L4proto, Op::Eq(Value::Proto(protocol.number())));
+    match &permit.port {
+        None => {}
+        Some(Port::Any(protocol)) => stmts.push(is(protocol)),
+        Some(Port::Range(protocol, first, last)) => {
+            let port = match first == last {
+                true => Op::Eq(Value::Port(*first)),
+                false => Op::Range(Value::Port(*first), Value::Port(*last)),
+            };
+            stmts.extend([is(protocol), Stmt::Match(Key::ThDport, port)]);
+        }
+        Some(Port::Named(protocol, name)) => {
+            let set = names.set(&SetKey::Port(*protocol, name.clone()));
+            stmts.extend([is(protocol), Stmt::InSet(vec![dst, Key::ThDport], set.to_owned())]);
+        }
+    }
+    stmts.push(Stmt::Verdict(Verdict::Return));
+    stmts
+}
+
+/// A set without its elements.
+pub fn set(family: Family, key: &SetKey, names: &Names) -> Set {
+    let flags = SetFlags {
+        interval: matches!(key, SetKey::Peer(peer) if matches!(**peer, Peer::Block(_))),
+        ..SetFlags::default()
+    };
+    let mut types = vec![address(family)];
+    if matches!(key, SetKey::Port(..)) {
+        types.push(Type::InetService);
+    }
+    Set::new(names.set(key), Types::Plain(types)).with_flags(flags)
+}
+
+/// A set's elements of a family.
+pub fn elements(family: Family, key: &SetKey, members: &Members) -> Vec<Element> {
+    match (key, members) {
+        (_, Members::Addresses(all)) => {
+            let own = all.iter().filter(|addr| is_of(family, **addr));
+            own.map(|addr| Element::new(vec![(*addr).into()])).collect()
+        }
+        (_, Members::Ports(all)) => {
+            let own = all.iter().filter(|(addr, _)| is_of(family, *addr));
+            own.map(|(addr, port)| Element::new(vec![(*addr).into(), Value::Port(*port)])).collect()
+        }
+        (SetKey::Peer(peer), Members::Block) => match &**peer {
+            Peer::Pods(_) => Vec::new(),
+            Peer::Block(ranges) => {
+                let own = ranges.iter().filter(|range| is_of(family, range.first));
+                let element = |range: &crate::Range| Element {
+                    key_end: Some(vec![range.last.into()]),
+                    ..Element::new(vec![range.first.into()])
+                };
+                own.map(element).collect()
+            }
+        },
+        (SetKey::Port(..), Members::Block) => Vec::new(),
+    }
+}
+
+/// The element that sends an address' packets to its profile.
+pub fn isolated(addr: IpAddr, profile: &Arc<Profile>, names: &Names) -> Element {
+    Element::verdict(vec![addr.into()], Verdict::Jump(names.profile(profile).to_owned()))
+}
+
+/// Whether an address is of a family.
+pub fn is_of(family: Family, addr: IpAddr) -> bool {
+    addr.is_ipv6() == (family == Family::Ip6)
+}
+
+fn address(family: Family) -> Type {
+    if family == Family::Ip6 { Type::Ipv6Addr } else { Type::Ipv4Addr }
+}
+
+fn addresses(family: Family) -> (Key, Key) {
+    match family {
+        Family::Ip6 => (Key::Ip6Saddr, Key::Ip6Daddr),
+        _ => (Key::IpSaddr, Key::IpDaddr),
+    }
+}

@@ -1,0 +1,27 @@
+//! NetworkPolicy on a node: who may talk to its Pods and to whom they may talk, kept by nftables.
+//!
+//! 1. [`model`]: policies, Pods and namespaces, as far as they matter here;
+//! 2. [`desired`]: those -> sets, profiles and the profile of each Pod address, a pure function. [`Desired::allows`]
+//!    reads the same value that the rules are made from;
+//! 3. [`sync`]: two of them -> one transaction. Everything is replaced at start and after a refused transaction.
+//!
+//! [`run`] feeds them from the API; [`Gate`] holds a new Pod's containers back until its verdict is in the kernel.
+//!
+//! Judged is what passes the node between Pods and the world, after Services are translated; replies always pass. What
+//! the node itself sends to its Pods is not judged, so probes always arrive; nor is a Pod's own loopback.
+//!
+//! Semantics: <https://kubernetes.io/docs/concepts/services-networking/network-policies/>.
+
+pub mod cut;
+pub mod desired;
+mod gate;
+pub mod layout;
+pub mod model;
+mod range;
+mod run;
+pub mod sync;
+
+pub use desired::Desired;
+pub use gate::{Arrivals, Gate, GateError, gate};
+pub use range::Range;
+pub use run::{Config, Error, disable, run};

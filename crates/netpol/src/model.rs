@@ -1,0 +1,240 @@
+//! Policies and Pods, as far as verdicts depend on them.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use client::ObjectKey;
+use ipnet::IpNet;
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::networking::v1::{IPBlock, NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use kube::ResourceExt;
+use kube::core::{Expression, Selector, SelectorExt};
+use nft::Protocol;
+
+use crate::range::{Range, without};
+
+/// Labels of an object.
+pub type Labels = BTreeMap<String, String>;
+
+/// What a label selector asks for, in an order of its own so that equal ones are equal.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Select(Vec<Expression>);
+
+impl Select {
+    /// A selector of the API; none when it cannot be understood.
+    pub fn of(selector: &LabelSelector) -> Option<Self> {
+        let selector = Selector::try_from(selector.clone()).ok()?;
+        let mut expressions: Vec<Expression> = selector.into_iter().collect();
+        expressions.sort_unstable();
+        Some(Self(expressions))
+    }
+
+    /// Whether it selects an object with these labels; an empty one selects all.
+    pub fn matches(&self, labels: &Labels) -> bool {
+        self.0.iter().all(|expression| expression.matches(labels))
+    }
+}
+
+/// Whose Pods a peer means.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Namespaces {
+    /// The policy's own.
+    One(String),
+    /// Those with matching labels.
+    Matching(Select),
+}
+
+/// Pods by the labels of their namespaces and their own.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PodSet {
+    /// Their namespaces.
+    pub namespaces: Namespaces,
+    /// Themselves.
+    pub pods: Select,
+}
+
+/// The other end of a connection.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Peer {
+    /// Pods.
+    Pods(PodSet),
+    /// Addresses.
+    Block(Vec<Range>),
+}
+
+/// The destination's port.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Port {
+    /// Any of a protocol.
+    Any(Protocol),
+    /// From one number to another, both included.
+    Range(Protocol, u16, u16),
+    /// The one that the destination's containers call so.
+    Named(Protocol, String),
+}
+
+/// One alternative: any of the peers at any of the ports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    /// None: everybody.
+    pub peers: Option<Vec<Arc<Peer>>>,
+    /// None: every port and protocol.
+    pub ports: Option<Vec<Port>>,
+}
+
+/// A policy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policy {
+    /// Namespace and name.
+    pub key: ObjectKey,
+    /// The Pods of its namespace that it isolates.
+    pub subject: Select,
+    /// What may come in; none: it says nothing about that direction.
+    pub ingress: Option<Vec<Rule>>,
+    /// What may go out; likewise.
+    pub egress: Option<Vec<Rule>>,
+}
+
+impl Policy {
+    /// Reads a policy. The API server has refused what cannot be understood; what is left of that allows nothing.
+    pub fn of(policy: &NetworkPolicy) -> Option<Self> {
+        let key = ObjectKey::of(policy);
+        let spec = policy.spec.as_ref()?;
+        let subject = Select::of(&spec.pod_selector.clone().unwrap_or_default())?;
+        let has = |direction: &str, default: bool| {
+            spec.policy_types.as_ref().map_or(default, |types| types.iter().any(|t| t == direction))
+        };
+        let namespace = &key.namespace;
+        let ingress = spec.ingress.iter().flatten();
+        let ingress = ingress.map(|r| rule(namespace, r.from.as_deref(), r.ports.as_deref())).collect();
+        let egress = spec.egress.iter().flatten();
+        let egress = egress.map(|r| rule(namespace, r.to.as_deref(), r.ports.as_deref())).collect();
+        Some(Self {
+            ingress: has("Ingress", true).then_some(ingress),
+            egress: has("Egress", spec.egress.is_some()).then_some(egress),
+            subject,
+            key,
+        })
+    }
+
+    /// Whether it isolates a Pod, in whatever direction.
+    pub fn selects(&self, pod: &PodView) -> bool {
+        pod.key.namespace == self.key.namespace && self.subject.matches(&pod.labels)
+    }
+}
+
+fn rule(namespace: &str, peers: Option<&[NetworkPolicyPeer]>, ports: Option<&[NetworkPolicyPort]>) -> Rule {
+    // An empty list means the same as a missing one: no condition.
+    let peers = peers.filter(|peers| !peers.is_empty());
+    let ports = ports.filter(|ports| !ports.is_empty());
+    Rule {
+        peers: peers.map(|peers| peers.iter().filter_map(|p| peer(namespace, p)).map(Arc::new).collect()),
+        ports: ports.map(|ports| ports.iter().filter_map(port).collect()),
+    }
+}
+
+fn peer(namespace: &str, peer: &NetworkPolicyPeer) -> Option<Peer> {
+    if let Some(block) = &peer.ip_block {
+        return block_of(block);
+    }
+    let namespaces = match &peer.namespace_selector {
+        Some(selector) => Namespaces::Matching(Select::of(selector)?),
+        None => Namespaces::One(namespace.to_owned()),
+    };
+    let pods = Select::of(&peer.pod_selector.clone().unwrap_or_default())?;
+    Some(Peer::Pods(PodSet { namespaces, pods }))
+}
+
+fn block_of(block: &IPBlock) -> Option<Peer> {
+    let except: Result<Vec<IpNet>, _> = block.except.iter().flatten().map(|net| net.parse()).collect();
+    Some(Peer::Block(without(block.cidr.parse().ok()?, &except.ok()?)))
+}
+
+fn port(port: &NetworkPolicyPort) -> Option<Port> {
+    let protocol = Protocol::parse(port.protocol.as_deref())?;
+    Some(match &port.port {
+        None => Port::Any(protocol),
+        Some(IntOrString::String(name)) => Port::Named(protocol, name.clone()),
+        Some(IntOrString::Int(first)) => {
+            let first = u16::try_from(*first).ok()?;
+            let last = port.end_port.map_or(Some(first), |end| u16::try_from(end).ok())?;
+            Port::Range(protocol, first, last)
+        }
+    })
+}
+
+/// A Pod with addresses of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodView {
+    /// Namespace and name.
+    pub key: ObjectKey,
+    /// Its labels.
+    pub labels: Labels,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Whether it is this node's to protect.
+    pub local: bool,
+    /// Named ports of its containers.
+    pub ports: Vec<(Protocol, String, u16)>,
+}
+
+impl PodView {
+    /// Reads a Pod that has these addresses; none for one on the node's network, or one that has ended.
+    pub fn of(pod: &Pod, addresses: Vec<IpAddr>, node_name: &str) -> Option<Self> {
+        let spec = pod.spec.as_ref()?;
+        let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
+        if spec.host_network == Some(true)
+            || matches!(phase, Some("Succeeded" | "Failed"))
+            || addresses.is_empty()
+        {
+            return None;
+        }
+        let all = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+        let ports = all.flat_map(|c| c.ports.iter().flatten()).filter_map(|port| {
+            let number = u16::try_from(port.container_port).ok()?;
+            Some((Protocol::parse(port.protocol.as_deref())?, port.name.clone()?, number))
+        });
+        Some(Self {
+            key: ObjectKey::of(pod),
+            labels: pod.labels().clone(),
+            addresses,
+            local: spec.node_name.as_deref() == Some(node_name),
+            ports: ports.collect(),
+        })
+    }
+}
+
+/// All that verdicts depend on.
+#[derive(Debug, Clone, Default)]
+pub struct World {
+    /// Policies.
+    pub policies: BTreeMap<ObjectKey, Policy>,
+    /// Labels of namespaces.
+    pub namespaces: BTreeMap<String, Labels>,
+    /// Pods.
+    pub pods: BTreeMap<ObjectKey, PodView>,
+}
+
+impl World {
+    /// The Pods of a set.
+    pub fn pods_of<'a>(&'a self, set: &'a PodSet) -> impl Iterator<Item = &'a PodView> {
+        let namespaces: Vec<&str> = match &set.namespaces {
+            Namespaces::One(name) => vec![name],
+            Namespaces::Matching(select) => {
+                let matching = self.namespaces.iter().filter(|(_, labels)| select.matches(labels));
+                matching.map(|(name, _)| name.as_str()).collect()
+            }
+        };
+        let pods = namespaces.into_iter().flat_map(|namespace| self.pods_in(namespace));
+        pods.filter(|pod| set.pods.matches(&pod.labels))
+    }
+
+    /// The Pods of a namespace.
+    pub fn pods_in<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = &'a PodView> {
+        let range = self.pods.range(ObjectKey::new(namespace, "")..);
+        range.take_while(move |(key, _)| key.namespace == namespace).map(|(_, pod)| pod)
+    }
+}
