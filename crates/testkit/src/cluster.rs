@@ -2,8 +2,10 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
 use crate::command::{Ran, run};
+use crate::eventually;
 use crate::kubectl::Kubectl;
 
 /// A running cluster; deleted when dropped.
@@ -65,17 +67,24 @@ impl Cluster {
     /// # Panics
     /// When it does not run.
     pub fn daemon_pid(&self) -> i32 {
-        let lock = format!("/run/skiff/{}/daemon.lock", self.profile);
+        let lock = self.lock();
         std::fs::read_to_string(&lock).expect(&lock).trim().parse().expect("a pid")
     }
 
-    /// Ends the daemon as a crash would.
+    fn lock(&self) -> String {
+        format!("/run/skiff/{}/daemon.lock", self.profile)
+    }
+
+    /// Ends the daemon as a crash would. It has ended once its lock is free: the kernel closes a process' files some time
+    /// after the signal.
     ///
     /// # Panics
     /// When it does not run.
     pub fn kill_daemon(&self) {
         let pid = nix::unistd::Pid::from_raw(self.daemon_pid());
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).expect("the daemon runs");
+        let lock = std::fs::File::open(self.lock()).expect("the daemon's lock");
+        eventually("the daemon has ended", Duration::from_secs(30), || lock.try_lock_shared().ok());
     }
 }
 
