@@ -63,6 +63,9 @@ enum Command {
     Config(commands::config::Config),
     /// Point kubectl at the cluster again.
     UpdateContext,
+    /// List what can be added to the cluster, and add or remove it.
+    #[command(subcommand)]
+    Addons(commands::addons::Addons),
     /// Print the versions of skiff and of the Kubernetes API that it serves.
     Version(commands::version::Options),
     /// Print the completion script of a shell: source <(skiff completion bash).
@@ -88,6 +91,12 @@ enum Command {
     Dns {
         #[command(flatten)]
         options: commands::dns::Options,
+    },
+    /// Serve the cluster's Ingresses; the ingress-nginx-controller Pod runs this.
+    #[command(hide = true)]
+    IngressController {
+        #[command(flatten)]
+        options: commands::ingress_controller::Options,
     },
 }
 
@@ -125,6 +134,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Config(config) => commands::config::run(config),
         Command::UpdateContext => commands::start::update_context(profile),
         Command::Version(options) => commands::version::run(&options),
+        Command::Addons(addons) => commands::addons::run(profile, addons),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut command(), program::name(), &mut std::io::stdout());
             Ok(())
@@ -132,6 +142,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Man { dir } => clap_mangen::generate_to(command(), dir).map_err(Into::into),
         Command::Daemon { node } => crate::daemon::run(profile, node),
         Command::Dns { options } => commands::dns::run(&options),
+        Command::IngressController { options } => commands::ingress_controller::run(&options),
     }
     .map(|()| ExitCode::SUCCESS)
 }

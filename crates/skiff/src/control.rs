@@ -41,6 +41,18 @@ pub enum Request {
         /// The reference.
         reference: String,
     },
+    /// All add-ons.
+    AddonList,
+    /// Add an add-on, and wait until it runs.
+    AddonEnable {
+        /// Its name.
+        addon: String,
+    },
+    /// Remove an add-on.
+    AddonDisable {
+        /// Its name.
+        addon: String,
+    },
 }
 
 /// What happens to a node; see [`Request::Node`].
@@ -81,6 +93,8 @@ pub enum Answer {
     Status(Status),
     /// [`Request::ImageLoad`], [`Request::ImagePull`]: references that now exist. [`Request::ImageList`]: all images.
     Images(Vec<ImageLine>),
+    /// [`Request::AddonList`].
+    Addons(Vec<AddonLine>),
 }
 
 /// How the cluster is.
@@ -111,6 +125,18 @@ pub struct ImageLine {
     pub size: u64,
     /// Whether it was loaded by hand or is built in, and so stands in for its registry.
     pub side_loaded: bool,
+}
+
+/// One line of `skiff addons list`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AddonLine {
+    /// `ingress`.
+    pub name: String,
+    /// Whether its objects are there.
+    pub enabled: bool,
+    /// Who looks after it.
+    pub maintainer: String,
 }
 
 /// Asks the daemon that listens on `socket`; `None` when nobody listens. Steps go to `progress`.

@@ -1,5 +1,6 @@
 //! One file per command, or per group of commands.
 
+pub mod addons;
 mod api;
 pub mod config;
 pub mod dashboard;
@@ -7,6 +8,7 @@ pub mod delete;
 pub mod dns;
 pub mod doctor;
 pub mod image;
+pub mod ingress_controller;
 pub mod ip;
 pub mod kubectl;
 pub mod logs;

@@ -10,7 +10,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 
-use super::{Running, nodes};
+use super::{Running, addons, nodes};
 use crate::control::{Answer, ImageLine, Reply, Request, Status};
 use crate::ui::size;
 
@@ -104,6 +104,15 @@ async fn perform(
         Request::ImageRemove { reference } => {
             let images: Arc<image::Store> = running.images.clone();
             tokio::task::spawn_blocking(move || images.remove(&reference)).await??;
+            Answer::Empty
+        }
+        Request::AddonList => Answer::Addons(addons::list(&running.client).await?),
+        Request::AddonEnable { addon } => {
+            addons::enable(&running.client, &addon).await?;
+            Answer::Empty
+        }
+        Request::AddonDisable { addon } => {
+            addons::disable(&running.client, &addon).await?;
             Answer::Empty
         }
     })
