@@ -15,6 +15,9 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
+/// How long a daemon that was killed may take to be gone, and whoever looks at the lock to let go of it.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+
 /// Takes the profile's lock, which holds our pid and ends with this process however it ends.
 ///
 /// # Errors
@@ -22,9 +25,17 @@ use nix::unistd::Pid;
 pub fn lock(member: &Member) -> anyhow::Result<Flock<File>> {
     let path = member.lock();
     let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
-    let file = file.with_context(|| format!("open {}", path.display()))?;
-    let Ok(mut lock) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else {
-        bail!("the node {:?} is being started or runs already; see: skiff status", member.name());
+    let mut file = file.with_context(|| format!("open {}", path.display()))?;
+    let began = Instant::now();
+    let mut lock = loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => break lock,
+            Err((unlocked, _)) if began.elapsed() < LOCK_PATIENCE => file = unlocked,
+            Err(_) => {
+                bail!("the node {:?} is being started or runs already; see: skiff status", member.name())
+            }
+        }
+        std::thread::sleep(Duration::from_millis(10));
     };
     lock.set_len(0).context("write the lock")?;
     writeln!(lock, "{}", std::process::id()).context("write the lock")?;
@@ -96,8 +107,8 @@ fn is_locked(path: &Path) -> bool {
     Flock::lock(file, FlockArg::LockExclusiveNonblock).is_err()
 }
 
-/// Removes what runs and what the kernel holds of a cluster whose daemon is gone, or does not listen yet: shim, containers, cgroups, links and
-/// rules. What is not there is fine.
+/// Removes what runs and what the kernel holds of a cluster whose daemon is gone, or does not listen yet: shim, containers,
+/// cgroups, links and rules. What is not there is fine.
 ///
 /// # Errors
 /// All that could not be removed.
