@@ -10,7 +10,9 @@ pub mod events;
 mod informer;
 pub mod quantity;
 mod queue;
+mod retry;
 
 pub use events::{Recorder, Regarding};
 pub use informer::{Change, Informer, InformerGone, ObjectKey};
 pub use queue::{Outcome, WorkQueue};
+pub use retry::Retry;

@@ -23,7 +23,5 @@ mod status;
 pub mod table;
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-mod traffic;
 
 pub use run::{Config, Error, run};

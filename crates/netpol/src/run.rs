@@ -3,16 +3,14 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
-use client::{Change, Informer, InformerGone, ObjectKey};
+use client::{Change, Informer, InformerGone, ObjectKey, Retry};
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::runtime::watcher;
 use kube::{Api, ResourceExt};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::cut;
@@ -46,9 +44,6 @@ pub enum Error {
     #[error("nftables on this node")]
     Kernel(#[from] nft::Error),
 }
-
-const FIRST_RETRY: Duration = Duration::from_millis(100);
-const LAST_RETRY: Duration = Duration::from_secs(30);
 
 /// Takes away what an earlier run enforced in the calling thread's network namespace.
 ///
@@ -84,7 +79,6 @@ pub async fn run(client: kube::Client, config: Config, stop: CancellationToken) 
     node.take(&mut feeds);
     loop {
         node.round();
-        let retry = node.retry_at;
         tokio::select! {
             biased;
             () = stop.cancelled() => return Ok(()),
@@ -92,7 +86,7 @@ pub async fn run(client: kube::Client, config: Config, stop: CancellationToken) 
             change = feeds.namespaces.recv() => node.namespace(&change.ok_or(Error::WatchEnded("namespaces"))?),
             change = feeds.pods.recv() => node.pod(&change.ok_or(Error::WatchEnded("pods"))?),
             Some(arrival) = feeds.arrivals.0.recv() => node.arrival(arrival),
-            () = async { match retry { Some(at) => tokio::time::sleep_until(at).await, None => std::future::pending().await } } => {}
+            () = node.retry.due() => {}
         }
         node.take(&mut feeds);
     }
@@ -120,8 +114,7 @@ struct Node {
     waiting: Vec<(String, oneshot::Sender<()>)>,
     kernel: Kernel,
     dirty: bool,
-    failures: u32,
-    retry_at: Option<Instant>,
+    retry: Retry,
 }
 
 impl Node {
@@ -137,8 +130,7 @@ impl Node {
             waiting: Vec::new(),
             kernel: Kernel::new(),
             dirty: true,
-            failures: 0,
-            retry_at: None,
+            retry: Retry::default(),
         }
     }
 
@@ -231,8 +223,7 @@ impl Node {
 
     /// Computes what has changed and commits it.
     fn round(&mut self) {
-        let due = self.retry_at.is_none_or(|at| at <= Instant::now());
-        if (self.dirty || !self.kernel.is_known()) && due {
+        if (self.dirty || !self.kernel.is_known()) && self.retry.is_due() {
             let desired = Desired::of(&self.world);
             match self.kernel.sync(&mut self.socket, desired) {
                 Ok(narrower) => self.committed(narrower),
@@ -246,8 +237,7 @@ impl Node {
 
     fn committed(&mut self, narrower: bool) {
         self.dirty = false;
-        self.failures = 0;
-        self.retry_at = None;
+        self.retry.succeeded();
         if !narrower {
             return;
         }
@@ -261,9 +251,7 @@ impl Node {
     }
 
     fn refused(&mut self, error: &nft::Error) {
-        let delay = (FIRST_RETRY * 2u32.saturating_pow(self.failures.min(10))).min(LAST_RETRY);
-        self.failures += 1;
-        self.retry_at = Some(Instant::now() + delay);
+        let delay = self.retry.failed();
         tracing::error!(%error, ?delay, "policy rules refused, the old ones stay and all will be replaced");
     }
 

@@ -3,9 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
-use client::{Change, Informer, InformerGone, ObjectKey};
+use client::{Change, Informer, InformerGone, ObjectKey, Retry};
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -13,7 +12,6 @@ use kube::Api;
 use kube::runtime::watcher;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::watch;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::announce::Speakers;
@@ -56,9 +54,6 @@ pub enum Error {
     Kernel(#[from] nft::Error),
 }
 
-const FIRST_RETRY: Duration = Duration::from_millis(100);
-const LAST_RETRY: Duration = Duration::from_secs(30);
-
 /// Keeps the node's rules in step with the API until `stop`; then leaves them in force, so that connections go on.
 ///
 /// # Errors
@@ -82,7 +77,6 @@ pub async fn run(client: kube::Client, config: ProxyConfig, stop: CancellationTo
     proxy.take(&mut feeds);
     loop {
         proxy.round();
-        let retry = proxy.retry_at;
         tokio::select! {
             biased;
             () = stop.cancelled() => return Ok(()),
@@ -90,7 +84,7 @@ pub async fn run(client: kube::Client, config: ProxyConfig, stop: CancellationTo
             change = feeds.slices.recv() => proxy.slice(&change.ok_or(Error::WatchEnded("endpointslices"))?),
             change = feeds.nodes.recv() => proxy.node(&change.ok_or(Error::WatchEnded("nodes"))?),
             Ok(()) = feeds.host_ports.changed() => proxy.host_ports(&mut feeds.host_ports),
-            () = async { match retry { Some(at) => tokio::time::sleep_until(at).await, None => std::future::pending().await } } => {}
+            () = proxy.retry.due() => {}
         }
         proxy.take(&mut feeds);
     }
@@ -119,8 +113,7 @@ struct Proxy {
     dirty: HashSet<Owner>,
     /// Frontends whose change is not committed yet.
     pending: HashSet<Frontend>,
-    failures: u32,
-    retry_at: Option<Instant>,
+    retry: Retry,
     started: bool,
 }
 
@@ -151,8 +144,7 @@ impl Proxy {
             model: Model::default(),
             dirty: HashSet::from([Owner::HostPort]),
             pending: HashSet::new(),
-            failures: 0,
-            retry_at: None,
+            retry: Retry::default(),
             started: false,
             config,
         }
@@ -266,24 +258,20 @@ impl Proxy {
         if settled {
             self.announce();
         }
-        let due = self.retry_at.is_none_or(|at| at <= Instant::now());
-        if settled || !due {
+        if settled || !self.retry.is_due() {
             return;
         }
         match self.kernel.sync(&mut self.socket, &self.model, &self.pending) {
             Ok(()) => self.committed(),
             Err(error) => {
-                let delay = (FIRST_RETRY * 2u32.saturating_pow(self.failures.min(10))).min(LAST_RETRY);
-                self.failures += 1;
-                self.retry_at = Some(Instant::now() + delay);
+                let delay = self.retry.failed();
                 tracing::error!(%error, ?delay, "service rules refused, all of them will be replaced");
             }
         }
     }
 
     fn committed(&mut self) {
-        self.failures = 0;
-        self.retry_at = None;
+        self.retry.succeeded();
         // At start nothing is known of what the connections of before were translated to.
         let changed = std::mem::take(&mut self.pending);
         let all = self.kernel.all_placed().keys();

@@ -92,12 +92,8 @@ pub async fn follow_peers(client: Client, own: String, netns: Arc<OwnedFd>) -> a
     let mut routes = tokio::task::spawn_blocking(open).await?.context("read the node's routes")?;
     loop {
         let wanted = peers(nodes.list().iter().map(AsRef::as_ref), &own);
-        let work = move || {
-            let outcome = routes.sync(&wanted);
-            (routes, outcome)
-        };
         let outcome;
-        (routes, outcome) = tokio::task::spawn_blocking(work).await?;
+        (routes, outcome) = aside(routes, move |routes| routes.sync(&wanted)).await?;
         if let Err(error) = outcome {
             tracing::warn!("routes to the other nodes' Pods: {error}");
         }
@@ -124,17 +120,25 @@ pub async fn answer_for(
     let mut answered = tokio::task::spawn_blocking(open).await?.context("read the node's routes")?;
     loop {
         let now = wanted.borrow_and_update().clone();
-        let work = move || {
-            let outcome = answered.sync(&now);
-            (answered, outcome)
-        };
         let outcome;
-        (answered, outcome) = tokio::task::spawn_blocking(work).await?;
+        (answered, outcome) = aside(answered, move |answered| answered.sync(&now)).await?;
         if let Err(error) = outcome {
             tracing::warn!("addresses of load balancers: {error}");
         }
         wanted.changed().await.context("the service proxy ended")?;
     }
+}
+
+/// Does blocking work with something on a thread of its own, and gives it back.
+async fn aside<S: Send + 'static, T: Send + 'static>(
+    mut state: S,
+    work: impl FnOnce(&mut S) -> T + Send + 'static,
+) -> anyhow::Result<(S, T)> {
+    let worked = tokio::task::spawn_blocking(move || {
+        let outcome = work(&mut state);
+        (state, outcome)
+    });
+    Ok(worked.await?)
 }
 
 /// The ranges of all nodes but `own`, each by way of its node's internal address of the same family.

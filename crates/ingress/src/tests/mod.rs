@@ -1,6 +1,8 @@
 //! The scenarios of ingress-controller-conformance that are about routing, on the table; by its features' names.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod traffic;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 
