@@ -7,12 +7,14 @@ use nft::Protocol;
 use nft::conntrack::{self, Entry, IpFamily};
 
 use crate::desired::Desired;
+use crate::permit::Flow;
 
 /// Whether a connection would be refused if it were made now. What the node itself sends is never judged.
 fn is_forbidden(entry: &Entry, protocol: Protocol, desired: &Desired, node: &[IpAddr]) -> bool {
     // Who answers is the destination after translation.
     let (src, dst) = (entry.original.src, entry.reply.src);
-    !node.contains(&src.ip()) && !desired.allows(src.ip(), dst.ip(), protocol, dst.port())
+    let flow = Flow { src: src.ip(), dst: dst.ip(), protocol, port: dst.port() };
+    !node.contains(&src.ip()) && !desired.allows(&flow)
 }
 
 /// Deletes the connections that are forbidden now; gives their number.

@@ -9,33 +9,19 @@ use std::sync::Arc;
 
 use nft::Protocol;
 
-use crate::model::{Peer, PodView, Policy, Port, Rule, World};
+use crate::isolation::Isolation;
+use crate::model::{Peer, PodView, Policy, Port, World};
+use crate::permit::{Direction, Flow, Lookup, Permit};
 
-/// The way of a connection as a Pod sees it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Direction {
-    /// To the Pod.
-    Ingress,
-    /// From the Pod.
-    Egress,
-}
-
-/// One reason to let a connection pass: both conditions hold.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Permit {
-    /// Who is at the other end; none: whoever.
-    pub peer: Option<Arc<Peer>>,
-    /// The destination's port; none: whichever.
-    pub port: Option<Port>,
-}
-
-/// What one direction of a Pod permits; nothing else passes.
+/// What one direction of a Pod permits; nothing else passes, unless it is audited only.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Profile {
     /// Which one.
     pub direction: Direction,
     /// In order, without doubles.
     pub permits: Vec<Permit>,
+    /// What is not permitted passes all the same and is told.
+    pub audit: bool,
 }
 
 /// What identifies a set.
@@ -74,13 +60,12 @@ impl Desired {
         let mut compiler = Compiler::default();
         for namespace in world.policies.values().map(|policy| &policy.key.namespace).collect::<BTreeSet<_>>()
         {
-            let policies: Vec<&Policy> =
-                world.policies.values().filter(|p| p.key.namespace == *namespace).collect();
+            let policies: Vec<&Policy> = world.policies_in(namespace).collect();
             for pod in world.pods_in(namespace).filter(|pod| pod.local) {
-                let selecting: Vec<&Policy> =
-                    policies.iter().copied().filter(|policy| policy.subject.matches(&pod.labels)).collect();
-                for direction in [Direction::Ingress, Direction::Egress] {
-                    let Some(profile) = compiler.profile(direction, &selecting, pod) else { continue };
+                for direction in Direction::BOTH {
+                    let isolation = Isolation::among(policies.iter().copied(), pod, direction);
+                    let Some(isolation) = isolation else { continue };
+                    let profile = compiler.profile(&isolation, pod);
                     for addr in &pod.addresses {
                         desired.profiles.insert((direction, *addr), profile.clone());
                     }
@@ -94,34 +79,38 @@ impl Desired {
         desired
     }
 
-    /// Whether a new connection may be made, on the addresses that are left once Services are translated.
-    pub fn allows(&self, src: IpAddr, dst: IpAddr, protocol: Protocol, port: u16) -> bool {
-        let permitted = |direction, own, peer| {
-            let profile = self.profiles.get(&(direction, own));
+    /// Whether a new connection may be made.
+    pub fn allows(&self, flow: &Flow) -> bool {
+        Direction::BOTH.into_iter().all(|direction| {
+            let profile = self.profiles.get(&(direction, flow.own(direction)));
+            let sets = Sets { desired: self, flow, direction };
             profile.is_none_or(|profile| {
-                profile.permits.iter().any(|permit| self.permits(permit, peer, dst, protocol, port))
+                profile.audit || profile.permits.iter().any(|permit| permit.admits(flow, direction, &sets))
             })
-        };
-        permitted(Direction::Egress, src, dst) && permitted(Direction::Ingress, dst, src)
+        })
+    }
+}
+
+/// Permits are asked about addresses, by the sets that the kernel has.
+struct Sets<'a> {
+    desired: &'a Desired,
+    flow: &'a Flow,
+    direction: Direction,
+}
+
+impl Lookup for Sets<'_> {
+    fn is_one_of(&self, peer: &Arc<Peer>) -> bool {
+        match self.desired.sets.get(&SetKey::Peer(peer.clone())) {
+            Some(Members::Addresses(addresses)) => addresses.contains(&self.flow.peer(self.direction)),
+            _ => false,
+        }
     }
 
-    fn permits(&self, permit: &Permit, peer: IpAddr, dst: IpAddr, protocol: Protocol, port: u16) -> bool {
-        let at_peer = permit.peer.as_ref().is_none_or(|wanted| match &**wanted {
-            Peer::Block(ranges) => ranges.iter().any(|range| range.contains(peer)),
-            Peer::Pods(_) => match self.sets.get(&SetKey::Peer(wanted.clone())) {
-                Some(Members::Addresses(addresses)) => addresses.contains(&peer),
-                _ => false,
-            },
-        });
-        let at_port = permit.port.as_ref().is_none_or(|wanted| match wanted {
-            Port::Any(own) => *own == protocol,
-            Port::Range(own, first, last) => *own == protocol && (*first..=*last).contains(&port),
-            Port::Named(own, name) => match self.sets.get(&SetKey::Port(*own, name.clone())) {
-                Some(Members::Ports(ports)) => *own == protocol && ports.contains(&(dst, port)),
-                _ => false,
-            },
-        });
-        at_peer && at_port
+    fn has_port(&self, protocol: Protocol, name: &str) -> bool {
+        match self.desired.sets.get(&SetKey::Port(protocol, name.to_owned())) {
+            Some(Members::Ports(ports)) => ports.contains(&(self.flow.dst, self.flow.port)),
+            _ => false,
+        }
     }
 }
 
@@ -140,73 +129,30 @@ impl Permit {
 /// Profiles made so far, by the policies that they come from.
 #[derive(Default)]
 struct Compiler<'a> {
-    made: BTreeMap<(Direction, Vec<&'a client::ObjectKey>), Arc<Profile>>,
+    made: BTreeMap<(Direction, bool, Vec<&'a client::ObjectKey>), Arc<Profile>>,
     profiles: BTreeSet<Arc<Profile>>,
 }
 
 impl<'a> Compiler<'a> {
-    /// The profile of a Pod under these policies; none when none of them isolates it in that direction.
-    fn profile(
-        &mut self,
-        direction: Direction,
-        policies: &[&'a Policy],
-        pod: &PodView,
-    ) -> Option<Arc<Profile>> {
-        let isolating: Vec<(&'a client::ObjectKey, &'a Vec<Rule>)> =
-            policies.iter().filter_map(|policy| Some((&policy.key, rules(policy, direction)?))).collect();
-        if isolating.is_empty() {
-            return None;
-        }
-        let rules = || isolating.iter().flat_map(|(_, rules)| rules.iter());
+    /// What a Pod's isolation comes to.
+    fn profile(&mut self, isolation: &Isolation<'a>, pod: &PodView) -> Arc<Profile> {
+        let (direction, audit) = (isolation.direction, isolation.is_audit());
+        let rules = || isolation.policies().flat_map(|policy| policy.rules(direction).into_iter().flatten());
         // Of the destination's own port names the profile has the numbers, which other Pods may not share.
         let own_names = direction == Direction::Ingress
             && rules().any(|rule| rule.ports.iter().flatten().any(|port| matches!(port, Port::Named(..))));
-        let id = (direction, isolating.iter().map(|(key, _)| *key).collect::<Vec<_>>());
+        let id = (direction, audit, isolation.policies().map(|policy| &policy.key).collect::<Vec<_>>());
         if !own_names && let Some(made) = self.made.get(&id) {
-            return Some(made.clone());
+            return made.clone();
         }
-        let permits: BTreeSet<Permit> = rules().flat_map(|rule| permits(rule, direction, pod)).collect();
-        let profile = Arc::new(Profile { direction, permits: permits.into_iter().collect() });
+        let permits: BTreeSet<Permit> = isolation.permits(pod).map(|(permit, _)| permit).collect();
+        let profile = Arc::new(Profile { direction, permits: permits.into_iter().collect(), audit });
         let profile = self.profiles.get(&profile).cloned().unwrap_or(profile);
         self.profiles.insert(profile.clone());
         if !own_names {
             self.made.insert(id, profile.clone());
         }
-        Some(profile)
-    }
-}
-
-fn rules(policy: &Policy, direction: Direction) -> Option<&Vec<Rule>> {
-    match direction {
-        Direction::Ingress => policy.ingress.as_ref(),
-        Direction::Egress => policy.egress.as_ref(),
-    }
-}
-
-fn permits(rule: &Rule, direction: Direction, pod: &PodView) -> Vec<Permit> {
-    let ports: Vec<Option<Port>> = match &rule.ports {
-        None => vec![None],
-        Some(ports) => ports.iter().flat_map(|port| resolved(port, direction, pod)).map(Some).collect(),
-    };
-    let peers: Vec<Option<Arc<Peer>>> = match &rule.peers {
-        None => vec![None],
-        Some(peers) => peers.iter().cloned().map(Some).collect(),
-    };
-    let pair = |peer: &Option<Arc<Peer>>| {
-        let peer = peer.clone();
-        ports.iter().map(move |port| Permit { peer: peer.clone(), port: port.clone() }).collect::<Vec<_>>()
-    };
-    peers.iter().flat_map(pair).collect()
-}
-
-/// The numbers that a destination gives a name; names of other destinations stay names.
-fn resolved(port: &Port, direction: Direction, pod: &PodView) -> Vec<Port> {
-    match (port, direction) {
-        (Port::Named(protocol, name), Direction::Ingress) => {
-            let own = pod.ports.iter().filter(|(p, n, _)| p == protocol && n == name);
-            own.map(|(protocol, _, number)| Port::Range(*protocol, *number, *number)).collect()
-        }
-        _ => vec![port.clone()],
+        profile
     }
 }
 

@@ -7,8 +7,11 @@
 //!                 ip saddr vmap @isolated-out
 //!                 ip daddr vmap @isolated-in }
 //! chain profile-3 { ip saddr @pods-1 meta l4proto tcp th dport 80 return
+//!                   limit rate 10/second log prefix "ingress drop" group 4747
 //!                   counter drop }
 //! ```
+//! Where policies are only audited the last rule is missing, and the log's prefix is another.
+//!
 //! What a packet costs does not depend on the number of policies, only on the permits of its two ends.
 
 use std::collections::BTreeMap;
@@ -17,12 +20,13 @@ use std::sync::Arc;
 
 use nft::rule::ct_state;
 use nft::{
-    Chain, ChainType, Data, Element, Family, Hook, Key, Op, Rule, Set, SetFlags, Stmt, Table, TableName,
-    Type, Types, Value, Verdict,
+    Chain, ChainType, Data, Element, Family, Hook, Key, Limit, Log, Op, Rule, Set, SetFlags, Stmt, Table,
+    TableName, Type, Types, Unit, Value, Verdict,
 };
 
-use crate::desired::{Desired, Direction, Members, Permit, Profile, SetKey};
+use crate::desired::{Desired, Members, Profile, SetKey};
 use crate::model::{Peer, Port};
+use crate::permit::{Direction, Permit};
 
 /// The tables' name.
 pub const TABLE: &str = "skiff-policy";
@@ -30,6 +34,35 @@ pub const TABLE: &str = "skiff-policy";
 pub const FAMILIES: [Family; 2] = [Family::Ip, Family::Ip6];
 /// The usual place of filters, after destinations are translated.
 const FILTER: i32 = 0;
+
+/// The netfilter log group that hears of what is dropped, or would be.
+pub const LOG_GROUP: u16 = 4747;
+/// How much each profile may tell; the rest is only counted.
+const TOLD: Limit = Limit { rate: 10, unit: Unit::Second, burst: 20 };
+
+/// What the kernel says with a packet that no permit let pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Told {
+    /// Whose profile it met: the destination's or the source's.
+    pub direction: Direction,
+    /// It passes all the same.
+    pub audit: bool,
+}
+
+impl Told {
+    /// As the log's prefix has it.
+    pub fn prefix(self) -> String {
+        format!("{} {}", self.direction.word(), if self.audit { "audit" } else { "drop" })
+    }
+
+    /// From a log's prefix.
+    pub fn of(prefix: &str) -> Option<Self> {
+        let all = Direction::BOTH
+            .into_iter()
+            .flat_map(|direction| [false, true].map(|audit| Self { direction, audit }));
+        all.into_iter().find(|told| told.prefix() == prefix)
+    }
+}
 
 /// The table of a family.
 pub fn name_of(family: Family) -> TableName {
@@ -140,8 +173,18 @@ pub fn chain(family: Family, profile: &Arc<Profile>, names: &Names) -> Chain {
     let peer = if profile.direction == Direction::Ingress { src } else { dst };
     let mut rules: Vec<Rule> =
         profile.permits.iter().map(|permit| Rule::new(permit_stmts(permit, peer, dst, names))).collect();
-    rules.push(Rule::new(vec![Stmt::Counter, Stmt::Verdict(Verdict::Drop)]));
+    rules.push(Rule::new(vec![
+        Stmt::Limit(TOLD),
+        told(Told { direction: profile.direction, audit: profile.audit }),
+    ]));
+    if !profile.audit {
+        rules.push(Rule::new(vec![Stmt::Counter, Stmt::Verdict(Verdict::Drop)]));
+    }
     Chain::new(names.profile(profile), rules)
+}
+
+fn told(what: Told) -> Stmt {
+    Stmt::Log(Log { prefix: Some(what.prefix()), group: Some(LOG_GROUP) })
 }
 
 fn permit_stmts(permit: &Permit, peer: Key, dst: Key, names: &Names) -> Vec<Stmt> {

@@ -1,9 +1,11 @@
 //! NetworkPolicy on a node: who may talk to its Pods and to whom they may talk, kept by nftables.
 //!
 //! 1. [`model`]: policies, Pods and namespaces, as far as they matter here;
-//! 2. [`desired`]: those -> sets, profiles and the profile of each Pod address, a pure function. [`Desired::allows`]
-//!    reads the same value that the rules are made from;
-//! 3. [`sync`]: two of them -> one transaction. Everything is replaced at start and after a refused transaction.
+//! 2. [`isolation`]: those -> the policies that isolate a Pod and what they permit, each permit with its origin, a pure
+//!    function; [`verdict`] asks it about one connection and says which object decides;
+//! 3. [`desired`]: all Pods' isolations -> sets, profiles and the profile of each address. [`Desired::allows`] reads the
+//!    same value that the rules are made from;
+//! 4. [`sync`]: two of them -> one transaction. Everything is replaced at start and after a refused transaction.
 //!
 //! [`run`] feeds them from the API; [`Gate`] holds a new Pod's containers back until its verdict is in the kernel.
 //!
@@ -15,13 +17,17 @@
 pub mod cut;
 pub mod desired;
 mod gate;
+pub mod isolation;
 pub mod layout;
 pub mod model;
+pub mod permit;
 mod range;
 mod run;
 pub mod sync;
+pub mod verdict;
 
 pub use desired::Desired;
 pub use gate::{Arrivals, Gate, GateError, gate};
+pub use permit::{Direction, Flow};
 pub use range::Range;
 pub use run::{Config, Error, disable, run};

@@ -14,7 +14,11 @@ use kube::ResourceExt;
 use kube::core::{Expression, Selector, SelectorExt};
 use nft::Protocol;
 
+use crate::permit::Direction;
 use crate::range::{Range, without};
+
+/// The annotation that takes a policy's teeth out when it is `true`: what it would drop is told and passes.
+pub const AUDIT: &str = "skiff.dev/audit";
 
 /// Labels of an object.
 pub type Labels = BTreeMap<String, String>;
@@ -96,6 +100,8 @@ pub struct Policy {
     pub ingress: Option<Vec<Rule>>,
     /// What may go out; likewise.
     pub egress: Option<Vec<Rule>>,
+    /// Whether it has [`AUDIT`], and isolates nobody.
+    pub audit: bool,
 }
 
 impl Policy {
@@ -115,12 +121,21 @@ impl Policy {
         Some(Self {
             ingress: has("Ingress", true).then_some(ingress),
             egress: has("Egress", spec.egress.is_some()).then_some(egress),
+            audit: policy.annotations().get(AUDIT).is_some_and(|value| value == "true"),
             subject,
             key,
         })
     }
 
-    /// Whether it isolates a Pod, in whatever direction.
+    /// Its rules of a direction; none: it says nothing about that direction.
+    pub fn rules(&self, direction: Direction) -> Option<&[Rule]> {
+        match direction {
+            Direction::Ingress => self.ingress.as_deref(),
+            Direction::Egress => self.egress.as_deref(),
+        }
+    }
+
+    /// Whether it speaks of a Pod, in whatever direction.
     pub fn selects(&self, pod: &PodView) -> bool {
         pod.key.namespace == self.key.namespace && self.subject.matches(&pod.labels)
     }
@@ -131,8 +146,13 @@ fn rule(namespace: &str, peers: Option<&[NetworkPolicyPeer]>, ports: Option<&[Ne
     let peers = peers.filter(|peers| !peers.is_empty());
     let ports = ports.filter(|ports| !ports.is_empty());
     Rule {
-        peers: peers.map(|peers| peers.iter().filter_map(|p| peer(namespace, p)).map(Arc::new).collect()),
-        ports: ports.map(|ports| ports.iter().filter_map(port).collect()),
+        // Places are kept: what cannot be understood is nobody and nowhere.
+        peers: peers.map(|peers| {
+            let nobody = || Peer::Block(Vec::new());
+            peers.iter().map(|p| Arc::new(peer(namespace, p).unwrap_or_else(nobody))).collect()
+        }),
+        ports: ports
+            .map(|ports| ports.iter().map(|p| port(p).unwrap_or(Port::Range(Protocol::Tcp, 1, 0))).collect()),
     }
 }
 
@@ -230,6 +250,31 @@ impl World {
         };
         let pods = namespaces.into_iter().flat_map(|namespace| self.pods_in(namespace));
         pods.filter(|pod| set.pods.matches(&pod.labels))
+    }
+
+    /// Whether a Pod is one of a set.
+    pub fn is_in(&self, set: &PodSet, pod: &PodView) -> bool {
+        let in_namespace = match &set.namespaces {
+            Namespaces::One(name) => *name == pod.key.namespace,
+            Namespaces::Matching(select) => {
+                self.namespaces.get(&pod.key.namespace).is_some_and(|labels| select.matches(labels))
+            }
+        };
+        in_namespace && set.pods.matches(&pod.labels)
+    }
+
+    /// The Pod that has an address.
+    pub fn pod_at(&self, address: IpAddr) -> Option<&PodView> {
+        self.pods.values().find(|pod| pod.addresses.contains(&address))
+    }
+
+    /// The policies of a namespace.
+    pub fn policies_in<'a, 'n>(
+        &'a self,
+        namespace: &'n str,
+    ) -> impl Iterator<Item = &'a Policy> + use<'a, 'n> {
+        let range = self.policies.range(ObjectKey::new(namespace, "")..);
+        range.take_while(move |(key, _)| key.namespace == namespace).map(|(_, policy)| policy)
     }
 
     /// The Pods of a namespace.

@@ -4,8 +4,9 @@ use std::collections::HashSet;
 
 use nft::{Batch, Element, Family, Socket};
 
-use crate::desired::{Desired, Direction};
+use crate::desired::Desired;
 use crate::layout::{self, FAMILIES, Names, name_of};
+use crate::permit::Direction;
 
 /// What we know to be in the kernel.
 #[derive(Debug, Default)]
@@ -80,7 +81,7 @@ impl Step<'_> {
         for profile in after.profiles().keys().filter(|p| !before.profiles().contains_key(*p)) {
             self.batch.add_chain_with_rules(&table, &layout::chain(self.family, profile, after));
         }
-        for direction in [Direction::Ingress, Direction::Egress] {
+        for direction in Direction::BOTH {
             narrower |= self.verdicts(direction, before, after);
         }
         for (_, name) in before.profiles().iter().filter(|(p, _)| !after.profiles().contains_key(*p)) {

@@ -2,9 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use netpol::Desired;
 use netpol::layout::{Names, table};
 use netpol::model::{PodView, Policy, World};
+use netpol::{Desired, Flow};
 use nft::Family;
 use serde_json::{Value, json};
 
@@ -96,6 +96,7 @@ fn pods_with_the_same_permits_share_a_profile() {
 
 \tchain profile-4 {
 \t\tip saddr @pods-1 tcp dport 8080 return
+\t\tlimit rate 10/second burst 20 packets log prefix \"ingress drop\" group 4747
 \t\tcounter packets 0 bytes 0 drop
 \t}
 
@@ -104,6 +105,7 @@ fn pods_with_the_same_permits_share_a_profile() {
 \t\tudp dport 53 return
 \t\tmeta l4proto tcp ip daddr . th dport @ports-3 return
 \t\tip daddr @block-2 return
+\t\tlimit rate 10/second burst 20 packets log prefix \"egress drop\" group 4747
 \t\tcounter packets 0 bytes 0 drop
 \t}
 "
@@ -121,7 +123,12 @@ fn lists_that_are_empty_missing_or_of_the_other_direction() {
     let allows = |spec: Value| {
         let desired = Desired::of(&world(vec![policy("p", spec)]));
         let ask = |src: &str, dst: &str| {
-            desired.allows(src.parse().unwrap(), dst.parse().unwrap(), nft::Protocol::Tcp, 8080)
+            desired.allows(&Flow {
+                src: src.parse().unwrap(),
+                dst: dst.parse().unwrap(),
+                protocol: nft::Protocol::Tcp,
+                port: 8080,
+            })
         };
         (ask("10.244.0.4", "10.244.0.2"), ask("10.244.0.2", "10.244.0.4"))
     };

@@ -1,59 +1,23 @@
 //! Truth tables: random policies over three namespaces of three Pods each, what a reading of the API's objects says of
-//! each connection, and whether the connection could be made, on real packets between network namespaces. Each case is
-//! reached from the one before by its differences alone, over connections that are still known.
+//! each connection, what the explanation says and why, and whether the connection could be made, on real packets
+//! between network namespaces. Each case is reached from the one before by its differences alone, over connections that
+//! are still known.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::io::ErrorKind;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::time::{Duration, Instant};
+mod common;
 
-use netpol::Desired;
-use netpol::model::{PodView, Policy, World};
+use std::collections::BTreeSet;
+
+use common::net::Cluster;
+use common::reference::{self, Side, is_audited};
+use common::{Cell, NAMESPACES, Objects, PODS, PORTS, address, cells, policy, said};
 use netpol::sync::Kernel;
-use nft::Protocol;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, connect, socket};
+use netpol::verdict::Decision;
+use netpol::{Desired, Direction};
 use serde_json::{Value, json};
-use testkit::netns::Netns;
 
-const NAMESPACES: [&str; 3] = ["x", "y", "z"];
-const PODS: [&str; 3] = ["a", "b", "c"];
-/// Number and name; the second one has its name on odd Pods only.
-const PORTS: [(u16, &str); 2] = [(80, "serve-80"), (81, "serve-81")];
-const CASES: usize = 100;
-
-/// Source, destination, protocol, port.
-type Cell = (usize, usize, &'static str, u16);
-
-fn address(pod: usize) -> Ipv4Addr {
-    Ipv4Addr::new(10, 244, 0, 11 + u8::try_from(pod).unwrap())
-}
-
-fn namespace_of(pod: usize) -> &'static str {
-    NAMESPACES[pod / 3]
-}
-
-/// The labels of a Pod, and those of a namespace.
-fn labels(pod: usize) -> Value {
-    json!({"pod": PODS[pod % 3], "parity": if pod.is_multiple_of(2) { "even" } else { "odd" }})
-}
-
-fn namespace_labels(name: &str) -> Value {
-    match name {
-        "z" => json!({"ns": name, "kubernetes.io/metadata.name": name}),
-        _ => json!({"ns": name, "kubernetes.io/metadata.name": name, "team": "blue"}),
-    }
-}
-
-fn named_ports(pod: usize) -> Value {
-    let named = PORTS.iter().filter(|(number, _)| *number == 80 || !pod.is_multiple_of(2));
-    let both = named.flat_map(|(number, name)| {
-        ["TCP", "UDP"].map(|p| json!({"name": format!("{name}-{}", p.to_lowercase()), "containerPort": number, "protocol": p}))
-    });
-    Value::Array(both.collect())
-}
+const CASES: u32 = 200;
 
 /// A generator with a seed: the same cases in every run.
 struct Dice(u64);
@@ -111,7 +75,7 @@ impl Dice {
     }
 
     fn port(&mut self) -> Value {
-        let protocol = self.pick(&["TCP", "TCP", "UDP"]);
+        let protocol = self.pick(&["TCP", "TCP", "UDP", "SCTP"]);
         match self.below(5) {
             0 => json!({"protocol": protocol}),
             1 => json!({"protocol": protocol, "port": 79, "endPort": self.pick(&[80, 81])}),
@@ -129,7 +93,7 @@ impl Dice {
         Value::Array((0..count).map(|_| item(self)).collect())
     }
 
-    fn policy(&mut self) -> Value {
+    fn policy(&mut self, number: u64) -> Value {
         let mut spec = json!({"podSelector": self.pod_selector()});
         for (rules, peers, kind) in [("ingress", "from", "Ingress"), ("egress", "to", "Egress")] {
             if self.below(2) == 0 {
@@ -149,269 +113,60 @@ impl Dice {
                 spec["policyTypes"] = json!([kind]);
             }
         }
-        spec
-    }
-}
-
-/// The reference: reads the objects as the API has them, and shares nothing with what it judges.
-mod reference {
-    use super::*;
-
-    fn selects(selector: &Value, labels: &Value) -> bool {
-        let equal = selector["matchLabels"].as_object().into_iter().flatten();
-        let mut expressions = selector["matchExpressions"].as_array().into_iter().flatten();
-        equal.into_iter().all(|(key, value)| labels.get(key) == Some(value))
-            && expressions.all(|e| {
-                let value = labels.get(e["key"].as_str().unwrap());
-                let listed = || e["values"].as_array().unwrap().contains(value.unwrap());
-                match e["operator"].as_str().unwrap() {
-                    "Exists" => value.is_some(),
-                    "DoesNotExist" => value.is_none(),
-                    "In" => value.is_some() && listed(),
-                    _ => value.is_none() || !listed(),
-                }
-            })
-    }
-
-    fn covers(cidr: &Value, pod: usize) -> bool {
-        let (net, bits) = cidr.as_str().unwrap().split_once('/').unwrap();
-        let shift = 32 - bits.parse::<u32>().unwrap();
-        let cut = |addr: Ipv4Addr| u64::from(addr.to_bits()) >> shift;
-        cut(net.parse().unwrap()) == cut(address(pod))
-    }
-
-    fn is_peer(peer: &Value, namespace: &str, pod: usize) -> bool {
-        if let Some(block) = peer.get("ipBlock") {
-            let mut except = block["except"].as_array().into_iter().flatten();
-            return covers(&block["cidr"], pod) && !except.any(|hole| covers(hole, pod));
+        let mut policy = policy(self.pick(&NAMESPACES), &format!("p{number}"), &spec);
+        if self.below(8) == 0 {
+            policy["metadata"]["annotations"] = json!({"skiff.dev/audit": "true"});
         }
-        let there = match peer.get("namespaceSelector") {
-            Some(selector) => selects(selector, &namespace_labels(namespace_of(pod))),
-            None => namespace_of(pod) == namespace,
-        };
-        there && peer.get("podSelector").is_none_or(|selector| selects(selector, &labels(pod)))
+        policy
     }
+}
 
-    fn is_port(port: &Value, cell: Cell) -> bool {
-        let (_, to, protocol, number) = cell;
-        if port.get("protocol").map_or("TCP", |p| p.as_str().unwrap()) != protocol {
-            return false;
+/// Holds a decision's reasons against the objects: the rule that it names lets the cell pass by itself, and those that
+/// refuse are all that speak of the Pod.
+fn is_founded(decision: &Decision, side: &Side<'_>) -> bool {
+    let names = |audited: bool| -> Vec<&Value> {
+        side.speaking().filter(|p| is_audited(p) == audited).map(|p| &p["metadata"]["name"]).collect()
+    };
+    let are = |keys: &[client::ObjectKey], names: &[&Value]| {
+        let said: BTreeSet<&str> = keys.iter().map(|key| key.name.as_str()).collect();
+        said == names.iter().map(|name| name.as_str().unwrap()).collect::<BTreeSet<_>>()
+    };
+    match decision {
+        Decision::NoPod => false,
+        Decision::Open => side.speaking().next().is_none(),
+        Decision::Permitted(origin) => {
+            let named = side.speaking().find(|policy| policy["metadata"]["name"] == *origin.policy.name);
+            named.is_some_and(|policy| side.admits(policy, origin.rule, origin.peer, origin.port))
         }
-        match &port["port"] {
-            Value::Null => true,
-            Value::String(name) => named_ports(to).as_array().unwrap().iter().any(|own| {
-                own["name"] == **name && own["containerPort"] == number && own["protocol"] == protocol
-            }),
-            first => {
-                let first = first.as_u64().unwrap();
-                (first..=port.get("endPort").map_or(first, |end| end.as_u64().unwrap()))
-                    .contains(&number.into())
-            }
+        Decision::Refused(by) => !side.is_permitted() && are(by, &names(false)),
+        Decision::Audited(by) => {
+            !side.is_permitted() && names(false).is_empty() && !by.is_empty() && are(by, &names(true))
         }
-    }
-
-    fn any(list: &Value, is: impl Fn(&Value) -> bool) -> bool {
-        list.as_array().is_none_or(|items| items.is_empty() || items.iter().any(is))
-    }
-
-    fn direction(policies: &[(String, Value)], cell: Cell, ingress: bool) -> bool {
-        let (own, other) = if ingress { (cell.1, cell.0) } else { (cell.0, cell.1) };
-        let (rules, peers, kind) =
-            if ingress { ("ingress", "from", "Ingress") } else { ("egress", "to", "Egress") };
-        let isolating = policies.iter().filter(|(namespace, spec)| {
-            let default = ingress || spec.get("egress").is_some();
-            let types = spec["policyTypes"].as_array();
-            namespace == namespace_of(own)
-                && selects(&spec["podSelector"], &labels(own))
-                && types.map_or(default, |types| types.contains(&json!(kind)))
-        });
-        let isolating: Vec<_> = isolating.collect();
-        isolating.is_empty()
-            || isolating.iter().any(|(namespace, spec)| {
-                spec[rules].as_array().into_iter().flatten().any(|rule| {
-                    any(&rule[peers], |peer| is_peer(peer, namespace, other))
-                        && any(&rule["ports"], |port| is_port(port, cell))
-                })
-            })
-    }
-
-    pub fn allows(policies: &[(String, Value)], cell: Cell) -> bool {
-        direction(policies, cell, false) && direction(policies, cell, true)
-    }
-}
-
-fn cells() -> impl Iterator<Item = Cell> {
-    let pairs = (0..9).flat_map(|from| (0..9).map(move |to| (from, to))).filter(|(from, to)| from != to);
-    pairs.flat_map(|(from, to)| {
-        PORTS.into_iter().flat_map(move |(port, _)| ["TCP", "UDP"].map(|p| (from, to, p, port)))
-    })
-}
-
-/// A node with nine Pods, routed as podnet does it, each serving both ports.
-struct Cluster {
-    node: Netns,
-    pods: Vec<Netns>,
-    tcp: Vec<TcpListener>,
-    udp: Vec<UdpSocket>,
-    /// One a Pod, so that what it was once allowed is a connection that the kernel still knows.
-    clients: Vec<UdpSocket>,
-}
-
-impl Cluster {
-    fn new() -> Self {
-        let node = Netns::new();
-        node.sh("echo 1 > /proc/sys/net/ipv4/ip_forward");
-        let pods: Vec<Netns> = (0..9).map(|i| Self::pod(&node, i)).collect();
-        let serving = || pods.iter().flat_map(|pod| PORTS.map(|(port, _)| (pod, port)));
-        let tcp: Vec<TcpListener> = serving()
-            .map(|(pod, port)| pod.within(|| TcpListener::bind(("0.0.0.0", port)).unwrap()))
-            .collect();
-        let bind = |pod: &Netns, port| pod.within(|| UdpSocket::bind(("0.0.0.0", port)).unwrap());
-        let udp: Vec<UdpSocket> = serving().map(|(pod, port)| bind(pod, port)).collect();
-        let clients: Vec<UdpSocket> = pods.iter().map(|pod| bind(pod, 4000)).collect();
-        tcp.iter().for_each(|socket| socket.set_nonblocking(true).unwrap());
-        udp.iter().chain(&clients).for_each(|socket| socket.set_nonblocking(true).unwrap());
-        Self { node, pods, tcp, udp, clients }
-    }
-
-    fn pod(node: &Netns, i: usize) -> Netns {
-        let pod = Netns::new();
-        let (own, mac) = (address(i), |side: u8| format!("0a:58:00:00:{side:02x}:{i:02x}"));
-        node.sh(&format!(
-            "ip link add p{i} address {} type veth peer name eth0 address {} netns {}
-             ip link set p{i} up; ip route add {own} dev p{i}; ip neigh add {own} lladdr {} dev p{i} nud permanent",
-            mac(1),
-            mac(2),
-            pod.path(),
-            mac(2)
-        ));
-        pod.sh(&format!(
-            "ip addr add {own}/32 dev eth0; ip link set eth0 up; ip route add 169.254.1.1 dev eth0
-             ip neigh add 169.254.1.1 lladdr {} dev eth0 nud permanent; ip route add default via 169.254.1.1 dev eth0",
-            mac(1)
-        ));
-        pod
-    }
-
-    /// Begins a connection of each kind from each Pod to each other one; the UDP ones say which case they belong to.
-    fn dial(&self, case: usize) -> Vec<(Cell, TcpStream)> {
-        let mut dialled = Vec::new();
-        for cell in cells() {
-            let (from, to, protocol, port) = cell;
-            let destination = SocketAddrV4::new(address(to), port);
-            if protocol == "UDP" {
-                self.clients[from].send_to(&case.to_be_bytes(), destination).unwrap();
-            }
-        }
-        for (from, pod) in self.pods.iter().enumerate() {
-            let own: Vec<Cell> = cells().filter(|cell| cell.0 == from && cell.2 == "TCP").collect();
-            let streams =
-                pod.within(|| own.iter().map(|cell| begin(address(cell.1), cell.3)).collect::<Vec<_>>());
-            dialled.extend(own.into_iter().zip(streams));
-        }
-        dialled
-    }
-
-    /// The connections of a case that were made; waits for those that are expected, and gives others time to show.
-    fn made(&self, case: usize, expected: &BTreeSet<Cell>) -> BTreeSet<Cell> {
-        let dialled = self.dial(case);
-        let start = Instant::now();
-        let mut made = BTreeSet::new();
-        let mut complete = None;
-        while start.elapsed() < Duration::from_secs(10)
-            && complete.is_none_or(|at: Instant| at.elapsed() < Duration::from_millis(15))
-        {
-            made.extend(
-                dialled.iter().filter(|(_, stream)| stream.peer_addr().is_ok()).map(|(cell, _)| *cell),
-            );
-            self.tcp.iter().for_each(|listener| while listener.accept().is_ok() {});
-            self.udp.iter().for_each(echo);
-            for (from, client) in self.clients.iter().enumerate() {
-                made.extend(answers(client, case).into_iter().map(|(to, port)| (from, to, "UDP", port)));
-            }
-            if complete.is_none() && made.is_superset(expected) {
-                complete = Some(Instant::now());
-            }
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        made
-    }
-}
-
-fn begin(to: Ipv4Addr, port: u16) -> TcpStream {
-    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-    let own: OwnedFd = socket(AddressFamily::Inet, SockType::Stream, flags, None).unwrap();
-    let begun = connect(own.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(to, port)));
-    assert!(matches!(begun, Ok(()) | Err(nix::errno::Errno::EINPROGRESS)), "{begun:?}");
-    TcpStream::from(own)
-}
-
-fn receive(socket: &UdpSocket) -> Option<([u8; 8], SocketAddr)> {
-    let mut buffer = [0; 8];
-    match socket.recv_from(&mut buffer) {
-        Ok((_, peer)) => Some((buffer, peer)),
-        Err(error) if error.kind() == ErrorKind::WouldBlock => None,
-        Err(error) => panic!("{error}"),
-    }
-}
-
-fn echo(server: &UdpSocket) {
-    while let Some((text, peer)) = receive(server) {
-        server.send_to(&text, peer).unwrap();
-    }
-}
-
-/// Who answered what was asked in this case.
-fn answers(client: &UdpSocket, case: usize) -> Vec<(usize, u16)> {
-    let mut answered = Vec::new();
-    while let Some((text, peer)) = receive(client) {
-        if text == case.to_be_bytes()
-            && let SocketAddr::V4(peer) = peer
-        {
-            answered.push((usize::from(peer.ip().octets()[3]) - 11, peer.port()));
-        }
-    }
-    answered
-}
-
-fn world(policies: &[(String, Value)]) -> World {
-    let policies = policies.iter().enumerate().map(|(i, (namespace, spec))| {
-        let object = json!({"metadata": {"namespace": namespace, "name": format!("p{i}")}, "spec": spec});
-        Policy::of(&serde_json::from_value(object).unwrap()).unwrap()
-    });
-    let pods = (0..9).map(|i| {
-        let object = json!({
-            "metadata": {"namespace": namespace_of(i), "name": PODS[i % 3], "labels": labels(i)},
-            "spec": {"nodeName": "n1", "containers": [{"name": "c", "ports": named_ports(i)}]}});
-        PodView::of(&serde_json::from_value(object).unwrap(), vec![address(i).into()], "n1").unwrap()
-    });
-    let label =
-        |name: &str| -> BTreeMap<String, String> { serde_json::from_value(namespace_labels(name)).unwrap() };
-    World {
-        policies: policies.map(|policy| (policy.key.clone(), policy)).collect(),
-        namespaces: NAMESPACES.into_iter().map(|name| (name.to_owned(), label(name))).collect(),
-        pods: pods.map(|pod| (pod.key.clone(), pod)).collect(),
     }
 }
 
 #[test]
-fn every_connection_of_random_policies_is_as_the_api_says() {
+fn every_connection_of_random_policies_is_as_the_api_says_and_as_explained() {
     let cluster = Cluster::new();
     let mut socket = cluster.node.within(|| nft::Socket::open().unwrap());
     let mut kernel = Kernel::new();
     let mut dice = Dice(0x5eed_0007);
-    let (mut open, mut refused) = (0, 0);
+    let (mut open, mut refused, mut audited) = (0, 0, 0);
     for case in 0..CASES {
         let count = dice.below(6);
-        let policies: Vec<(String, Value)> =
-            (0..count).map(|_| (dice.pick(&NAMESPACES).to_owned(), dice.policy())).collect();
-        let expected: BTreeSet<Cell> = cells().filter(|cell| reference::allows(&policies, *cell)).collect();
-        let desired = Desired::of(&world(&policies));
+        let objects = Objects::new((0..count).map(|number| dice.policy(number)).collect());
+        let expected: BTreeSet<Cell> = cells().filter(|cell| reference::allows(&objects, *cell)).collect();
+        let world = objects.world();
+        let desired = Desired::of(&world);
         for cell in cells() {
-            let (from, to, protocol, port) = cell;
-            let protocol = Protocol::parse(Some(protocol)).unwrap();
-            let said = desired.allows(address(from).into(), address(to).into(), protocol, port);
-            assert_eq!(said, expected.contains(&cell), "case {case} {cell:?} {policies:#?}");
+            let verdict = said(&world, &desired, cell);
+            let context = || format!("case {case} {cell:?} {verdict:?} {:#?}", objects.policies);
+            assert_eq!(verdict.allows(), expected.contains(&cell), "{}", context());
+            for direction in Direction::BOTH {
+                let side = Side::new(&objects, cell, direction == Direction::Ingress);
+                assert!(is_founded(verdict.of(direction), &side), "{}", context());
+                audited += u32::from(matches!(verdict.of(direction), Decision::Audited(_)));
+            }
         }
         kernel.sync(&mut socket, desired).unwrap();
         if case == 0 {
@@ -422,11 +177,15 @@ fn every_connection_of_random_policies_is_as_the_api_says() {
         let wrong: Vec<&Cell> = made.symmetric_difference(&expected).collect();
         assert!(
             wrong.is_empty(),
-            "case {case}: {wrong:?} of {policies:#?}\n{}",
+            "case {case}: {wrong:?} of {:#?}\n{}",
+            objects.policies,
             kernel.table(nft::Family::Ip)
         );
         (open, refused) = (open + expected.len(), refused + cells().count() - expected.len());
     }
     // Tables that decide nothing would prove nothing.
-    assert!(open > 3000 && refused > 3000, "{open} open, {refused} refused");
+    assert!(
+        open > 9000 && refused > 9000 && audited > 100,
+        "{open} open, {refused} refused, {audited} audited"
+    );
 }
