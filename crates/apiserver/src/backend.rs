@@ -53,7 +53,8 @@ impl Backend {
         change: update::Change<'_>,
     ) -> Result<(), Status> {
         let call = self.call(resource, namespace, name)?;
-        update::update(&call, name, Part::Trusted, change).await.map(drop)
+        // Boxed: a write takes from quotas, which are objects that change.
+        Box::pin(update::update(&call, name, Part::Trusted, change)).await.map(drop)
     }
 
     fn row(&self, resource: &GroupResource) -> Result<Arc<Resource>, Status> {

@@ -17,6 +17,7 @@ use crate::identity::{Authorizer, UserInfo};
 use crate::kinds::Kinds;
 use crate::object;
 use crate::objects::Objects;
+use crate::quota::Quotas;
 use crate::registry::Registry;
 use crate::request::{Query, ResourcePath};
 use crate::resource::{GroupResource, Resource};
@@ -33,6 +34,8 @@ pub struct Core {
     pub registry: ArcSwap<Registry>,
     /// Ends all watches when the server stops.
     pub stop: CancellationToken,
+    /// What writes take from ResourceQuotas.
+    pub quotas: Quotas,
     kinds: Kinds,
     strategies: Mutex<HashMap<GroupResource, Arc<dyn Strategy>>>,
 }
@@ -50,6 +53,7 @@ impl Core {
             store,
             registry,
             stop: CancellationToken::new(),
+            quotas: Quotas::default(),
             kinds,
             strategies: Mutex::default(),
         })
@@ -119,6 +123,7 @@ impl Call {
             dry_run: false,
             objects: access.0,
             authorizer: access.1,
+            notes: Arc::default(),
             warnings: Arc::default(),
         };
         let (rest, has_rest) = (path.rest.clone(), path.has_rest);

@@ -30,6 +30,7 @@ pub mod object;
 pub mod objects;
 pub mod openapi;
 pub mod paths;
+pub mod quota;
 pub mod registry;
 pub mod request;
 pub mod resource;

@@ -24,6 +24,7 @@ use crate::identity::{Attributes, UserInfo};
 use crate::metrics::Metrics;
 use crate::objects::Objects;
 use crate::paths;
+use crate::quota;
 use crate::request::{self, Query, ResourcePath};
 use crate::rest;
 use crate::rest::answer::{Answer, JSON, Payload};
@@ -85,6 +86,7 @@ impl ApiServer {
         let (definitions, revision) = crd::follow::load(&core).await.map_err(StartError::Bootstrap)?;
         tokio::spawn(crd::follow::run(core.clone(), definitions, revision));
         tokio::spawn(expire::run(core.clone()));
+        tokio::spawn(quota::follow::run(core.clone()));
         let (metrics, documents) = (Metrics::default(), paths::Documents::default());
         Ok(Arc::new(ApiServer { core, auth, objects, metrics, documents }))
     }

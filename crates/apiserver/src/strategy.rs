@@ -8,6 +8,7 @@
 //! Pure functions over the object wherever possible; what must look at other objects or reserve something is
 //! async. A dry run stops before `allocate`'s reservation is kept and before the store.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -38,6 +39,8 @@ pub struct Context {
     pub objects: Arc<dyn Objects>,
     /// For rules that depend on what the user may do elsewhere.
     pub authorizer: Arc<dyn Authorizer>,
+    /// What the audit log says of the request besides.
+    pub notes: Arc<parking_lot::Mutex<BTreeMap<String, String>>>,
     /// Texts for `Warning` response headers.
     pub warnings: Arc<parking_lot::Mutex<Vec<String>>>,
 }
@@ -46,6 +49,11 @@ impl Context {
     /// Shows a text to the user of kubectl.
     pub fn warn(&self, text: impl Into<String>) {
         self.warnings.lock().push(text.into());
+    }
+
+    /// Annotates the request in the audit log.
+    pub fn note(&self, key: impl Into<String>, text: impl Into<String>) {
+        self.notes.lock().insert(key.into(), text.into());
     }
 }
 

@@ -2,12 +2,12 @@
 //!
 //! <https://kubernetes.io/docs/concepts/policy/limit-range/>
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::Value;
 
 use crate::core::Call;
+use crate::kinds::pod::resources::Amounts;
 use crate::kinds::quantity::Quantity;
 use crate::kinds::value::{child_or_new, default, elements, entries, list, name, text};
 use crate::object::meta;
@@ -99,7 +99,7 @@ pub async fn check(call: &Call, object: &Value) -> Result<(), Status> {
                     within(&limit, &Amounts::of(&container["resources"]), &mut offences);
                 }
             }
-            ("Pod", "pods") => within(&limit, &of_pod(&object["spec"]), &mut offences),
+            ("Pod", "pods") => within(&limit, &Amounts::of_pod(&object["spec"]), &mut offences),
             ("PersistentVolumeClaim", "persistentvolumeclaims") => {
                 within(&limit, &Amounts::of(&object["spec"]["resources"]), &mut offences);
             }
@@ -111,39 +111,6 @@ pub async fn check(call: &Call, object: &Value) -> Result<(), Status> {
         [one] => Err(call.forbidden(meta(object, "name"), one)),
         many => Err(call.forbidden(meta(object, "name"), &format!("[{}]", many.join(", ")))),
     }
-}
-
-/// Requests and limits by resource.
-#[derive(Default)]
-struct Amounts {
-    requests: BTreeMap<String, Quantity>,
-    limits: BTreeMap<String, Quantity>,
-}
-
-impl Amounts {
-    fn of(resources: &Value) -> Self {
-        let read = |key: &str| {
-            entries(resources, key).filter_map(|(name, v)| Some((name.clone(), Quantity::of(v)?))).collect()
-        };
-        Amounts { requests: read("requests"), limits: read("limits") }
-    }
-}
-
-/// A Pod's: those of its containers together, or what its largest init container needs before them.
-fn of_pod(spec: &Value) -> Amounts {
-    let all = |key: &str| list(spec, key).iter().map(|c| Amounts::of(&c["resources"])).collect::<Vec<_>>();
-    let (main, init) = (all("containers"), all("initContainers"));
-    let total = |pick: fn(&Amounts) -> &BTreeMap<String, Quantity>| {
-        let mut sum: BTreeMap<String, Quantity> = BTreeMap::new();
-        for (resource, amount) in main.iter().flat_map(pick) {
-            sum.entry(resource.clone()).and_modify(|s| *s = s.plus(*amount)).or_insert(*amount);
-        }
-        for (resource, amount) in init.iter().flat_map(pick) {
-            sum.entry(resource.clone()).and_modify(|s| *s = (*s).max(*amount)).or_insert(*amount);
-        }
-        sum
-    };
-    Amounts { requests: total(|a| &a.requests), limits: total(|a| &a.limits) }
 }
 
 fn within(limit: &Value, asked: &Amounts, offences: &mut Vec<String>) {
@@ -200,7 +167,7 @@ mod tests {
     fn offences(limit: Value, spec: &Value) -> Vec<String> {
         let mut out = Vec::new();
         let asked = match text(&limit, "type") {
-            "Pod" => of_pod(spec),
+            "Pod" => Amounts::of_pod(spec),
             _ => Amounts::of(&spec["containers"][0]["resources"]),
         };
         within(&limit, &asked, &mut out);

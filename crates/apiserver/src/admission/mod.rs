@@ -8,6 +8,7 @@ mod limits;
 mod post;
 mod review;
 mod rules;
+mod security;
 mod webhook;
 
 use serde_json::Value;
@@ -81,5 +82,6 @@ pub async fn check(call: &Call, write: Write<'_>) -> Result<(), Status> {
     if let (Operation::Create, Some(object)) = (write.operation, write.new) {
         limits::check(call, object).await?;
     }
+    security::check(call, write).await?;
     webhook::check(call, write).await
 }

@@ -1,4 +1,4 @@
-//! Namespaces, Nodes, Events, Leases, priority and runtime classes, limits and quotas.
+//! Namespaces, Nodes, Events, Leases, priority and runtime classes, limits.
 
 use serde_json::{Value, json};
 
@@ -211,15 +211,6 @@ pub const LIMIT_RANGE: Rules = Rules {
                 }
             }
         }
-    },
-    ..Rules::NONE
-};
-
-/// ResourceQuotas.
-pub const RESOURCE_QUOTA: Rules = Rules {
-    validate: |object, errors| quantities(&object["spec"]["hard"], "spec.hard", errors),
-    validate_update: |new, old, errors| {
-        errors.immutable(&new["spec"]["scopes"], &old["spec"]["scopes"], "spec.scopes");
     },
     ..Rules::NONE
 };

@@ -99,6 +99,7 @@ pub(crate) fn context(resource: Resource, namespace: &str, objects: Arc<dyn Obje
         dry_run: false,
         objects,
         authorizer: Arc::new(Anything),
+        notes: Arc::default(),
         warnings: Arc::default(),
     }
 }

@@ -15,6 +15,7 @@ pub mod ingress;
 pub mod network;
 pub mod pod;
 pub mod quantity;
+pub mod quota;
 mod report;
 pub mod rules;
 pub mod scaling;
@@ -89,7 +90,7 @@ fn plain(group: &str, plural: &str) -> Option<Rules> {
         ("", "persistentvolumes") => storage::VOLUME,
         ("", "podtemplates") => workload::POD_TEMPLATE,
         ("", "replicationcontrollers") => workload::REPLICATION_CONTROLLER,
-        ("", "resourcequotas") => cluster::RESOURCE_QUOTA,
+        ("", "resourcequotas") => quota::RESOURCE_QUOTA,
         ("admissionregistration.k8s.io", "mutatingwebhookconfigurations") => admission::MUTATING_WEBHOOKS,
         ("admissionregistration.k8s.io", "validatingwebhookconfigurations") => admission::VALIDATING_WEBHOOKS,
         ("apps", "controllerrevisions") => workload::CONTROLLER_REVISION,

@@ -11,6 +11,8 @@ use serde_json::Value;
 pub struct Quantity(i128);
 
 impl Quantity {
+    /// None.
+    pub const ZERO: Self = Self(0);
     /// One.
     pub const ONE: Self = Self(1_000_000_000);
 
@@ -40,6 +42,18 @@ impl Quantity {
         Self(self.0.saturating_add(other.0))
     }
 
+    /// This many times.
+    #[must_use]
+    pub fn times(self, n: usize) -> Self {
+        Self(self.0.saturating_mul(i128::try_from(n).unwrap_or(i128::MAX)))
+    }
+
+    /// Without the other one, not below zero.
+    #[must_use]
+    pub fn minus(self, other: Self) -> Self {
+        Self(self.0.saturating_sub(other.0).max(0))
+    }
+
     /// How many times the other one this is.
     pub fn ratio(self, of: Self) -> f64 {
         self.0 as f64 / of.0 as f64
@@ -51,16 +65,22 @@ impl Quantity {
     }
 }
 
-/// As people write it: in powers of two where it is a whole number of kibibytes, else in powers of ten.
+impl Quantity {
+    /// As people write it, in powers of two (`1Gi`) or of ten (`500m`).
+    pub fn text(self, binary: bool) -> String {
+        let whole = self.0 / Self::ONE.0;
+        let text = match self.0 % (1024 * Self::ONE.0) {
+            0 if binary && self.0 != 0 => format!("{}Ki", whole / 1024),
+            _ => format!("{}n", self.0),
+        };
+        schema::quantity::canonical(&text).unwrap_or(text)
+    }
+}
+
+/// In powers of two where it is a whole number of kibibytes, else in powers of ten.
 impl fmt::Display for Quantity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (whole, kib) = (self.0 / Self::ONE.0, 1024 * Self::ONE.0);
-        let text = if self.0 != 0 && self.0 % kib == 0 {
-            format!("{}Ki", whole / 1024)
-        } else {
-            format!("{}n", self.0)
-        };
-        f.write_str(&schema::quantity::canonical(&text).unwrap_or(text))
+        f.write_str(&self.text(true))
     }
 }
 

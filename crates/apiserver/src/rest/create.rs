@@ -11,6 +11,7 @@ use crate::core::{Call, store_error};
 use crate::field::FieldErrors;
 use crate::meta as rules;
 use crate::object::{self, meta, set_meta};
+use crate::quota;
 use crate::status::{Cause, Details, Status};
 
 /// How often a generated name that is taken is tried anew.
@@ -64,6 +65,8 @@ pub async fn store_new(call: &Call, body: Value) -> Result<Stored, Status> {
     let write = Write { operation: Operation::Create, new: Some(&object), old: None };
     admission::check(call, write).await?;
     owners::note(call, None, &mut object);
+    let hold =
+        quota::reserve(call, Write { operation: Operation::Create, new: Some(&object), old: None }).await?;
     let reservation = call.strategy.allocate(&call.cx, &mut object, None).await?;
     if call.cx.dry_run {
         return check_free(call, object).await;
@@ -75,6 +78,7 @@ pub async fn store_new(call: &Call, body: Value) -> Result<Stored, Status> {
         match call.core.store.create(&key, bytes).await {
             Ok(kv) => {
                 reservation.keep();
+                quota::keep(hold);
                 object::set_version(&mut object, kv.mod_revision);
                 call.strategy.created(&call.cx, &object).await;
                 return Ok(Stored::Kept(kv));

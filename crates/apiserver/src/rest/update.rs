@@ -12,6 +12,7 @@ use crate::core::{Call, store_error};
 use crate::field::{FieldError, FieldErrors};
 use crate::meta as rules;
 use crate::object::{self, meta, set_meta, set_top};
+use crate::quota;
 use crate::status::Status;
 
 /// How often a change that names no version is tried anew when others write meanwhile.
@@ -118,6 +119,8 @@ async fn attempt(
     admission::check(call, write).await?;
     count_generation(call, &mut new, &old);
     owners::note(call, Some(&old), &mut new);
+    let hold = quota::reserve(call, Write { operation: Operation::Update, new: Some(&new), old: Some(&old) })
+        .await?;
     let reservation = call.strategy.allocate(&call.cx, &mut new, Some(&old)).await?;
     if call.cx.dry_run {
         return Ok(Some(Stored::DryRun(new)));
@@ -128,12 +131,14 @@ async fn attempt(
     }
     if new == old {
         reservation.keep();
+        quota::keep(hold);
         return Ok(Some(Stored::Kept(kv)));
     }
     let bytes = object::encode(&call.stored, &new);
     match call.core.store.update(&kv.key, bytes, kv.mod_revision).await {
         Ok(kv) => {
             reservation.keep();
+            quota::keep(hold);
             object::set_version(&mut new, kv.mod_revision);
             call.strategy.updated(&call.cx, &new, &old).await;
             Ok(Some(Stored::Kept(kv)))

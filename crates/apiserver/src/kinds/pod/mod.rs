@@ -4,6 +4,7 @@ pub mod admission;
 pub mod container;
 pub mod defaults;
 pub mod qos;
+pub mod resources;
 pub mod update;
 pub mod validate;
 
