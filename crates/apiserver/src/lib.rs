@@ -10,6 +10,7 @@ pub mod auth;
 pub mod backend;
 pub mod body;
 pub mod builtin;
+pub mod cel;
 pub mod config;
 pub mod connect;
 pub mod convert;

@@ -85,6 +85,8 @@ pub struct Resource {
     pub scale_paths: Option<ScalePaths>,
     /// OpenAPI schema of a CustomResourceDefinition.
     pub schema: Option<serde_json::Value>,
+    /// Whether the schema has rules in CEL.
+    pub has_rules: bool,
     /// Fields of a CustomResourceDefinition's objects, from its schema.
     pub types: Option<Arc<schema::Table>>,
 }
@@ -156,6 +158,7 @@ impl Resource {
             stores: true,
             scale_paths: None,
             schema: None,
+            has_rules: false,
             types: None,
         }
     }

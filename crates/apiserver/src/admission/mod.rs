@@ -5,9 +5,11 @@
 //! <https://kubernetes.io/docs/reference/access-authn-authz/admission-controllers/>
 
 mod limits;
-mod post;
+mod policy;
+pub(crate) mod post;
 mod review;
 mod rules;
+mod scene;
 mod security;
 mod webhook;
 
@@ -83,5 +85,6 @@ pub async fn check(call: &Call, write: Write<'_>) -> Result<(), Status> {
         limits::check(call, object).await?;
     }
     security::check(call, write).await?;
+    policy::check(call, write).await?;
     webhook::check(call, write).await
 }

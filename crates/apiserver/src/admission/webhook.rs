@@ -8,7 +8,9 @@ use std::time::Duration;
 use futures::future::join_all;
 use serde_json::Value;
 
+use super::scene::{self, Scene};
 use super::{Operation, Write, post, review, rules};
+use crate::cel::Budget;
 use crate::core::Call;
 use crate::kinds::value::{list, name, text};
 use crate::resource::{GroupResource, Resource};
@@ -83,14 +85,31 @@ async fn hooks(call: &Call, plural: &str, write: Write<'_>) -> Result<Vec<Hook>,
             let equivalent = text(hook, "matchPolicy") != "Exact";
             let operation = write.operation.name();
             let row = rules::matching_row(call, list(hook, "rules"), operation, equivalent);
-            if let Some(row) = row
-                && rules::selected(call, hook, write).await?
-            {
+            let Some(row) = row else { continue };
+            if rules::selected(call, hook, write).await? && conditions_hold(call, hook, &row, write).await? {
                 found.push(Hook { configuration: configuration.clone(), index, row });
             }
         }
     }
     Ok(found)
+}
+
+/// Whether the hook's `matchConditions` let the request through to it.
+async fn conditions_hold(
+    call: &Call,
+    hook: &Value,
+    row: &Arc<Resource>,
+    write: Write<'_>,
+) -> Result<bool, Status> {
+    if list(hook, "matchConditions").is_empty() {
+        return Ok(true);
+    }
+    let scene = Scene::of(call, row, write).await?;
+    match scene::conditions(hook, &scene, &mut Budget::default()) {
+        Ok(holds) => Ok(holds),
+        Err(_) if text(hook, "failurePolicy") == "Ignore" => Ok(false),
+        Err(why) => Err(call.forbidden(call.name(), &why)),
+    }
 }
 
 /// Lets the mutating webhooks change the object; whether one did.

@@ -3,6 +3,7 @@
 pub mod follow;
 pub mod rules;
 pub mod schema;
+pub mod validations;
 
 use std::sync::Arc;
 
@@ -64,6 +65,7 @@ fn row(spec: &Value, version: &Value) -> Resource {
     row.columns = version["additionalPrinterColumns"].as_array().into_iter().flatten().map(column).collect();
     let schema = version["schema"]["openAPIV3Schema"].clone();
     row.types = Some(Arc::new(::schema::Table::from_schema(name, &row.kind, &schema)));
+    row.has_rules = validations::has_rules(&schema);
     row.schema = Some(schema);
     row
 }

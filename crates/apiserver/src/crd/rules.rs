@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::schema;
+use super::{schema, validations};
 use crate::field::FieldErrors;
 use crate::object;
 use crate::resource::Resource;
@@ -12,6 +12,15 @@ use crate::strategy::{Context, Strategy};
 
 /// Rules of the objects of one definition, in the version they are stored in.
 pub struct Custom(pub Arc<Resource>);
+
+impl Custom {
+    /// Against the schema, and then its rules: they count on the types.
+    fn check(&self, new: &Value, old: Option<&Value>) -> FieldErrors {
+        let Some(schema) = &self.0.schema else { return FieldErrors::new() };
+        let errors = schema::validate(schema, new, old);
+        if errors.is_empty() && self.0.has_rules { validations::check(schema, new, old) } else { errors }
+    }
+}
 
 impl Strategy for Custom {
     /// Two clients that read the same object must not overwrite each other unseen.
@@ -32,10 +41,14 @@ impl Strategy for Custom {
     }
 
     fn validate(&self, _: &Context, object: &Value) -> FieldErrors {
-        self.0.schema.as_ref().map(|schema| schema::validate(schema, object)).unwrap_or_default()
+        self.check(object, None)
     }
 
-    fn validate_status_update(&self, cx: &Context, new: &Value, _: &Value) -> FieldErrors {
-        self.validate(cx, new)
+    fn validate_update(&self, _: &Context, new: &Value, old: &Value) -> FieldErrors {
+        self.check(new, Some(old))
+    }
+
+    fn validate_status_update(&self, _: &Context, new: &Value, old: &Value) -> FieldErrors {
+        self.check(new, Some(old))
     }
 }

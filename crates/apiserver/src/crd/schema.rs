@@ -1,6 +1,6 @@
 //! The constraints of a structural schema on the values of a custom object, and its defaults
 //! (<https://kubernetes.io/docs/tasks/extend-kubernetes/custom-resources/custom-resource-definitions/#validation>).
-//! Which fields there are is the business of `schema::Table`; rules in CEL are not evaluated.
+//! Which fields there are is the business of `schema::Table`, the rules in CEL that of `validations`.
 
 use regex::Regex;
 use serde_json::Value;
@@ -40,15 +40,23 @@ fn fill(schema: &Value, value: &mut Value, depth: usize) {
     }
 }
 
-/// Offences of an object; its metadata is checked elsewhere.
-pub fn validate(schema: &Value, object: &Value) -> FieldErrors {
+/// Offences of an object; its metadata is checked elsewhere. What is as it was in `old` is not held against it: the
+/// schema may be newer.
+pub fn validate(schema: &Value, object: &Value, old: Option<&Value>) -> FieldErrors {
     let mut errors = FieldErrors::new();
-    walk(schema, object, "", 0, &mut errors);
+    walk(schema, object, old, "", 0, &mut errors);
     errors
 }
 
-fn walk(schema: &Value, value: &Value, path: &str, depth: usize, errors: &mut FieldErrors) {
-    if depth > DEPTH || value.is_null() && schema["nullable"] == true {
+fn walk(
+    schema: &Value,
+    value: &Value,
+    old: Option<&Value>,
+    path: &str,
+    depth: usize,
+    errors: &mut FieldErrors,
+) {
+    if depth > DEPTH || old == Some(value) || value.is_null() && schema["nullable"] == true {
         return;
     }
     if !has_type(schema, value) {
@@ -70,7 +78,8 @@ fn walk(schema: &Value, value: &Value, path: &str, depth: usize, errors: &mut Fi
         Value::Array(items) => {
             bounds(schema, items.len(), path, ("minItems", "maxItems"), "items", errors);
             for (i, item) in items.iter().enumerate() {
-                walk(&schema["items"], item, &format!("{path}[{i}]"), depth + 1, errors);
+                let before = super::validations::correlated(schema, old, item);
+                walk(&schema["items"], item, before, &format!("{path}[{i}]"), depth + 1, errors);
             }
         }
         Value::Object(map) => {
@@ -84,7 +93,8 @@ fn walk(schema: &Value, value: &Value, path: &str, depth: usize, errors: &mut Fi
                 let property = &schema["properties"][key];
                 let property = if property.is_null() { &schema["additionalProperties"] } else { property };
                 if property.is_object() {
-                    walk(property, child, &join(path, key), depth + 1, errors);
+                    let before = old.and_then(|old| old.get(key));
+                    walk(property, child, before, &join(path, key), depth + 1, errors);
                 }
             }
         }
@@ -213,7 +223,7 @@ mod tests {
                 "spec.list[0]: Invalid value: \"integer\": spec.list[0] in body must be of type string: \"integer\"",
             ),
         ] {
-            let errors = validate(&schema, &json!({"spec": spec}));
+            let errors = validate(&schema, &json!({"spec": spec}), None);
             let text = if errors.is_empty() { String::new() } else { errors.to_string() };
             assert_eq!(text, expected);
         }

@@ -6,9 +6,10 @@ use http::Uri;
 use serde_json::{Value, json};
 
 use super::checks;
+use super::policy::match_conditions;
 use super::rules::Rules;
 use super::selector;
-use super::value::{child, default, elements, int, list, text, unset};
+use super::value::{child, default, elements, int, list, text};
 use crate::field::{FieldError, FieldErrors};
 
 /// MutatingWebhookConfigurations.
@@ -88,10 +89,7 @@ fn webhook(hook: &Value, path: &str, errors: &mut FieldErrors) {
     }
     review_versions(hook, path, errors);
     client_config(&hook["clientConfig"], &format!("{path}.clientConfig"), errors);
-    if !unset(&hook["matchConditions"]) {
-        let why = "match conditions are not evaluated by this server";
-        errors.push(FieldError::forbidden(format!("{path}.matchConditions"), why));
-    }
+    match_conditions(hook, path, errors);
 }
 
 fn review_versions(hook: &Value, path: &str, errors: &mut FieldErrors) {
@@ -105,7 +103,8 @@ fn review_versions(hook: &Value, path: &str, errors: &mut FieldErrors) {
     }
 }
 
-fn client_config(config: &Value, path: &str, errors: &mut FieldErrors) {
+/// Where a webhook is.
+pub fn client_config(config: &Value, path: &str, errors: &mut FieldErrors) {
     let (url, service) = (&config["url"], &config["service"]);
     if url.is_null() == service.is_null() {
         let why = "exactly one of url or service is required";

@@ -9,11 +9,13 @@ pub mod batch;
 pub mod checks;
 pub mod cluster;
 pub mod config;
+pub mod definition;
 #[cfg(test)]
 pub(crate) mod fake;
 pub mod ingress;
 pub mod network;
 pub mod pod;
+pub mod policy;
 pub mod quantity;
 pub mod quota;
 mod report;
@@ -92,6 +94,8 @@ fn plain(group: &str, plural: &str) -> Option<Rules> {
         ("", "replicationcontrollers") => workload::REPLICATION_CONTROLLER,
         ("", "resourcequotas") => quota::RESOURCE_QUOTA,
         ("admissionregistration.k8s.io", "mutatingwebhookconfigurations") => admission::MUTATING_WEBHOOKS,
+        ("admissionregistration.k8s.io", "validatingadmissionpolicies") => policy::POLICY,
+        ("admissionregistration.k8s.io", "validatingadmissionpolicybindings") => policy::BINDING,
         ("admissionregistration.k8s.io", "validatingwebhookconfigurations") => admission::VALIDATING_WEBHOOKS,
         ("apps", "controllerrevisions") => workload::CONTROLLER_REVISION,
         ("apps", "daemonsets") => workload::DAEMON_SET,
@@ -111,7 +115,7 @@ fn plain(group: &str, plural: &str) -> Option<Rules> {
         ("policy", "poddisruptionbudgets") => scaling::DISRUPTION_BUDGET,
         ("scheduling.k8s.io", "priorityclasses") => cluster::PRIORITY_CLASS,
         ("storage.k8s.io", "storageclasses") => storage::STORAGE_CLASS,
-        ("apiextensions.k8s.io", "customresourcedefinitions") => scaling::DEFINITION,
+        ("apiextensions.k8s.io", "customresourcedefinitions") => definition::DEFINITION,
         _ => return None,
     })
 }

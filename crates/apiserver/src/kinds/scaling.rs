@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::checks;
 use super::rules::Rules;
 use super::selector;
-use super::value::{child, default, int, name, set, text, unset};
+use super::value::{child, default, int, set, unset};
 use crate::field::FieldError;
 
 /// HorizontalPodAutoscalers, in the form of autoscaling/v2.
@@ -68,63 +68,6 @@ pub const DISRUPTION_BUDGET: Rules = Rules {
     ..Rules::NONE
 };
 
-/// CustomResourceDefinitions.
-pub const DEFINITION: Rules = Rules {
-    default: |object| {
-        let Some(spec) = child(object, "spec") else { return };
-        default(spec, "conversion", json!({"strategy": "None"}));
-        if let Some(names) = child(spec, "names") {
-            let kind = text(names, "kind").to_owned();
-            default(names, "singular", kind.to_lowercase());
-            default(names, "listKind", format!("{kind}List"));
-        }
-    },
-    status: |object| {
-        let stored: Vec<&Value> = super::value::list(&object["spec"], "versions")
-            .iter()
-            .filter(|v| v["storage"] == true)
-            .map(|v| &v["name"])
-            .collect();
-        json!({"acceptedNames": {"plural": "", "kind": ""}, "storedVersions": stored})
-    },
-    validate: |object, errors| {
-        let spec = &object["spec"];
-        let (own, wanted) =
-            (name(object), format!("{}.{}", text(&spec["names"], "plural"), text(spec, "group")));
-        if own != wanted {
-            let why = "must be spec.names.plural+\".\"+spec.group";
-            errors.push(FieldError::invalid("metadata.name", own, why));
-        }
-        errors.form(spec, "spec", "group", checks::dns1123_subdomain);
-        errors.form(&spec["names"], "spec.names", "plural", checks::dns1035_label);
-        errors.present(&spec["names"], "spec.names", "kind");
-        if text(spec, "scope").is_empty() {
-            errors.push(FieldError::required("spec.scope", ""));
-        } else {
-            errors.one_of(spec, "spec", "scope", &["Cluster", "Namespaced"]);
-        }
-        let versions = super::value::list(spec, "versions");
-        let stored = versions.iter().filter(|v| v["storage"] == true).count();
-        if stored != 1 {
-            let why = "must have exactly one version marked as storage version";
-            errors.push(FieldError::invalid("spec.versions", spec["versions"].clone(), why));
-        }
-        for (i, version) in versions.iter().enumerate() {
-            let path = format!("spec.versions[{i}]");
-            errors.form(version, &path, "name", checks::dns1035_label);
-            if unset(&version["schema"]["openAPIV3Schema"]) {
-                let why = "schemas are required";
-                errors.push(FieldError::required(format!("{path}.schema.openAPIV3Schema"), why));
-            }
-        }
-    },
-    validate_update: |new, old, errors| {
-        errors.immutable(&new["spec"]["scope"], &old["spec"]["scope"], "spec.scope");
-        errors.immutable(&new["spec"]["names"]["kind"], &old["spec"]["names"]["kind"], "spec.names.kind");
-    },
-    ..Rules::NONE
-};
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
@@ -144,22 +87,5 @@ mod tests {
             offences(AUTOSCALER, hpa(1)),
             "spec.maxReplicas: Invalid value: 1: must be greater than or equal to `minReplicas`"
         );
-    }
-
-    #[test]
-    fn definitions() {
-        let definition = |name: &str| {
-            json!({"metadata": {"name": name}, "spec": {"group": "x.example", "scope": "Namespaced",
-            "names": {"plural": "things", "kind": "Thing"},
-            "versions": [{"name": "v1", "storage": true, "served": true, "schema": {"openAPIV3Schema": {"type": "object"}}}]}})
-        };
-        assert_eq!(offences(DEFINITION, definition("things.x.example")), "[]");
-        assert!(
-            offences(DEFINITION, definition("things"))
-                .starts_with("metadata.name: Invalid value: \"things\"")
-        );
-        let mut object = definition("things.x.example");
-        (DEFINITION.default)(&mut object);
-        assert_eq!(object["spec"]["names"]["listKind"], "ThingList");
     }
 }
