@@ -1,13 +1,16 @@
 //! How components reach the API: a `kube::Client`, caches that follow the server ([`Informer`]) and queues of keys
-//! to reconcile ([`WorkQueue`]), and the Events that `kubectl describe` shows ([`Recorder`]).
+//! to reconcile ([`WorkQueue`]), the Events that `kubectl describe` shows ([`Recorder`]), and the one answer to which
+//! endpoints serve ([`endpoints`]), and the pages that they show of themselves ([`pages`]).
 //!
 //! The Kubernetes API is the only interface between skiff's components. In one process the client's transport is the
 //! API server's own service (no TCP, no TLS: `kube::Client::new(apiserver.in_process(user), "default")`); on another
 //! node or in a Pod the same code talks HTTPS. An [`Informer`] has one writer (the task that watches) and cheap
 //! readers; a relist replaces the cache atomically; waiting for a cache whose writer died is an error, never a hang.
 
+pub mod endpoints;
 pub mod events;
 mod informer;
+pub mod pages;
 pub mod quantity;
 mod queue;
 mod retry;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use client::endpoints::service_of;
 use client::{Change, Informer, InformerGone, ObjectKey};
 use k8s_openapi::api::core::v1::{Namespace, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -13,14 +14,6 @@ use parking_lot::RwLock;
 use tokio_util::sync::CancellationToken;
 
 use crate::zone::Zone;
-
-/// The label that names the Service of a slice.
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
-
-fn service_of(slice: &EndpointSlice) -> Option<ObjectKey> {
-    let name = slice.metadata.labels.as_ref()?.get(SERVICE_NAME)?;
-    Some(ObjectKey::new(slice.metadata.namespace.clone()?, name))
-}
 
 /// The slices of each Service, by name.
 #[derive(Default)]

@@ -6,9 +6,10 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use client::ObjectKey;
+use client::endpoints::{Candidates, service_of};
 use http::uri::Authority;
 use k8s_openapi::api::core::v1::{Secret, Service, ServicePort};
-use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{HTTPIngressPath, Ingress, IngressBackend, IngressClass, IngressSpec};
 
 use crate::annotations::Settings;
@@ -16,7 +17,6 @@ use crate::certificates::{Cache, Certificates};
 use crate::table::{Backend, Builder, Location, PathType, Table};
 
 const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 /// Which Ingresses are ours.
 #[derive(Debug, Clone)]
@@ -197,10 +197,8 @@ impl<'a> Backends<'a> {
     fn new(objects: &'a Objects) -> Self {
         let mut slices: HashMap<ObjectKey, Vec<&EndpointSlice>> = HashMap::new();
         for slice in &objects.slices {
-            let labels = slice.metadata.labels.as_ref();
-            if let Some(service) = labels.and_then(|l| l.get(SERVICE_NAME)) {
-                let namespace = slice.metadata.namespace.clone().unwrap_or_default();
-                slices.entry(ObjectKey::new(namespace, service)).or_default().push(slice);
+            if let Some(service) = service_of(slice) {
+                slices.entry(service).or_default().push(slice);
             }
         }
         Self { services: &objects.services, slices, made: HashMap::new() }
@@ -230,33 +228,8 @@ impl<'a> Backends<'a> {
     }
 }
 
-/// Ready endpoints; where there are none, those that still serve while they terminate.
+/// Whatever serves the cluster: the controller stands for clients everywhere, so hints are not for it.
 fn endpoints(port: &ServicePort, slices: &[&EndpointSlice]) -> Vec<Authority> {
-    let mut ready = BTreeSet::new();
-    let mut serving = BTreeSet::new();
-    for slice in slices {
-        let wanted = port.name.as_deref().unwrap_or_default();
-        let ports = slice.ports.iter().flatten();
-        let mut named = ports.filter(|p| p.name.as_deref().unwrap_or_default() == wanted);
-        let Some(number) = named.find_map(|p| p.port) else { continue };
-        for endpoint in &slice.endpoints {
-            let (is_ready, serves) = conditions(endpoint);
-            let set = if is_ready { &mut ready } else { &mut serving };
-            if is_ready || serves {
-                set.extend(endpoint.addresses.first().map(|address| (address.clone(), number)));
-            }
-        }
-    }
-    let chosen = if ready.is_empty() { serving } else { ready };
-    let authority = |(address, number): (String, i32)| match address.contains(':') {
-        true => format!("[{address}]:{number}").parse().ok(),
-        false => format!("{address}:{number}").parse().ok(),
-    };
-    chosen.into_iter().filter_map(authority).collect()
-}
-
-fn conditions(endpoint: &Endpoint) -> (bool, bool) {
-    let conditions = endpoint.conditions.as_ref();
-    let ready = conditions.and_then(|c| c.ready).unwrap_or(true);
-    (ready, conditions.and_then(|c| c.serving).unwrap_or(ready))
+    let chosen = Candidates::of(port, slices).cluster(None);
+    chosen.iter().filter_map(|addr| addr.to_string().parse().ok()).collect()
 }

@@ -3,7 +3,7 @@
 use std::io;
 
 use crate::encode::{self, OBJECT_COUNTER, attr};
-use crate::error::{Error, Refusal};
+use crate::error::{Error, Refusal, Subject};
 use crate::model::{Chain, Element, Object, Set, Table, TableName, Type, Value};
 use crate::rule::Rule;
 use crate::socket::{Socket, errno};
@@ -24,6 +24,10 @@ const ELEMENTS: u16 = 3;
 struct Span {
     start: usize,
     object: String,
+    /// The chain that it, or its rule, is about.
+    chain: Option<String>,
+    /// The set whose elements it lists.
+    set: Option<String>,
     /// Types of the keys in a message of elements.
     fields: Vec<Type>,
 }
@@ -71,7 +75,7 @@ impl Batch {
         self.buffer.str(uapi::TABLE_NAME, &table.name);
         fill(&mut self.buffer);
         self.buffer.end_message(start);
-        self.spans.push(Span { start, object, fields: Vec::new() });
+        self.spans.push(Span { start, object, chain: None, set: None, fields: Vec::new() });
     }
 
     /// Makes a table if it is not there, without its contents.
@@ -137,6 +141,13 @@ impl Batch {
                 encode::hook(b, base);
             }
         });
+        self.about_chain(&chain.name);
+    }
+
+    fn about_chain(&mut self, name: &str) {
+        if let Some(span) = self.spans.last_mut() {
+            span.chain = Some(name.to_owned());
+        }
     }
 
     /// Adds a chain with its rules.
@@ -173,6 +184,7 @@ impl Batch {
             b.str(uapi::RULE_CHAIN, chain);
             encode::rule(b, table.family, rule);
         });
+        self.about_chain(chain);
     }
 
     /// Adds a set or a map without its elements.
@@ -240,6 +252,7 @@ impl Batch {
             });
             if let Some(span) = self.spans.last_mut() {
                 span.fields = fields;
+                span.set = Some(set.to_owned());
             }
         }
     }
@@ -304,6 +317,7 @@ impl Batch {
         let span = index.and_then(|i| self.spans.get(i));
         let mut object = span.map_or_else(|| "the whole transaction".to_owned(), |s| s.object.clone());
         let mut text = None;
+        let mut subject = span.and_then(|s| s.chain.clone()).map_or(Subject::Other, Subject::Chain);
         if message.flags & WITH_ATTRS != 0 {
             // nlmsgerr: the error, the header it answers, and, unless capped, that message itself.
             let echoed =
@@ -318,14 +332,18 @@ impl Batch {
             if let (Some(span), Some(offset)) = (span, offset)
                 && let Some(key) = self.key_at(span, offset)
             {
-                object = format!("{object}, element {key}");
+                let words: Vec<String> = key.iter().map(ToString::to_string).collect();
+                object = format!("{object}, element {}", words.join(" . "));
+                if let Some(set) = span.set.clone() {
+                    subject = Subject::Element { set, key };
+                }
             }
         }
-        Refusal { object, errno: code, message: text }
+        Refusal { subject, object, errno: code, message: text }
     }
 
-    /// The key of the element that lies at an offset of a message, as text.
-    fn key_at(&self, span: &Span, offset: usize) -> Option<String> {
+    /// The key of the element that lies at an offset of a message.
+    fn key_at(&self, span: &Span, offset: usize) -> Option<Vec<Value>> {
         let bytes = self.buffer.bytes.get(span.start..)?;
         let len = u32::from_ne_bytes(bytes.get(..4)?.try_into().ok()?) as usize;
         let body = bytes.get(HEADER + 4..len)?;
@@ -339,10 +357,10 @@ impl Batch {
         let mut rest = Attrs::find(key, uapi::DATA_VALUE)?;
         let mut fields = Vec::new();
         for kind in &span.fields {
-            fields.push(decode(*kind, rest.get(..kind.len())?)?.to_string());
+            fields.push(decode(*kind, rest.get(..kind.len())?)?);
             rest = rest.get(kind.len().next_multiple_of(4)..).unwrap_or(&[]);
         }
-        Some(fields.join(" . "))
+        Some(fields)
     }
 }
 

@@ -3,9 +3,29 @@
 use std::fmt;
 use std::io;
 
+use crate::model::Value;
+
+/// What a refused change was about, for who wants to leave it out the next time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Subject {
+    /// An element of a set or a map.
+    Element {
+        /// Name of the set.
+        set: String,
+        /// Key.
+        key: Vec<Value>,
+    },
+    /// A chain, or a rule in it.
+    Chain(String),
+    /// Anything else, or the kernel did not say.
+    Other,
+}
+
 /// One change that the kernel refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
+    /// The object, to be compared.
+    pub subject: Subject,
     /// The object the change was about, as in `map ip skiff ep4, element 10.96.0.1 . tcp . 80 . 0`.
     pub object: String,
     /// The kernel's error number.

@@ -6,6 +6,7 @@
 //! * [`Batch`]: changes that the kernel commits together or not at all ([`Batch::apply`]). A refused change names the
 //!   object it was about.
 //! * [`masquerade`]: the one static rule of a host or a node.
+//! * [`Monitor`]: tells when somebody else has changed a table.
 //! * [`conntrack`]: finds and deletes connection-tracking entries.
 //!
 //! Everything acts on the network namespace of the calling thread at the moment the [`Socket`] is opened.
@@ -22,6 +23,7 @@ mod error;
 mod expr;
 pub mod masquerade;
 pub mod model;
+mod monitor;
 mod protocol;
 pub mod rule;
 mod socket;
@@ -30,11 +32,12 @@ mod uapi;
 mod wire;
 
 pub use batch::Batch;
-pub use error::{Error, Refusal};
+pub use error::{Error, Refusal, Subject};
 pub use model::{
     Base, Chain, ChainType, Data, Element, ElementData, Family, Hook, Object, Policy, Set, SetFlags, Table,
     TableName, Type, Types, Value, Verdict,
 };
+pub use monitor::Monitor;
 pub use protocol::Protocol;
 pub use rule::{Assign, Key, Limit, Log, NatTarget, Op, Reject, Rule, Stmt, Unit};
 pub use socket::Socket;

@@ -1,7 +1,9 @@
 //! A netfilter netlink socket: sends a batch, collects what the kernel says about it.
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::sys::socket::{NetlinkAddr, bind, getsockname};
 
 use crate::error::Error;
 use crate::wire::{Message, Messages};
@@ -33,6 +35,8 @@ impl Socket {
         }
         // SAFETY: `raw` is a fresh descriptor that nobody else owns.
         let fd = unsafe { OwnedFd::from_raw_fd(raw) };
+        // A port of the kernel's choice.
+        bind(raw, &NetlinkAddr::new(0, 0)).map_err(|e| Error::Netlink { call: "bind", source: e.into() })?;
         let mut socket = Self { fd, send_buffer: 0, seq: 1 };
         // Kernels without these still work: errors only carry less detail.
         let _ = socket.option(libc::SOL_NETLINK, NETLINK_EXT_ACK, 1);
@@ -42,7 +46,13 @@ impl Socket {
         Ok(socket)
     }
 
-    fn option(&self, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
+    /// The port that the kernel knows it by, and names it by in what it tells others.
+    pub(crate) fn port(&self) -> Result<u32, Error> {
+        let address = getsockname::<NetlinkAddr>(self.fd.as_raw_fd());
+        address.map(|a| a.pid()).map_err(|e| Error::Netlink { call: "getsockname", source: e.into() })
+    }
+
+    pub(crate) fn option(&self, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
         let size = size_of::<libc::c_int>() as libc::socklen_t;
         // SAFETY: the pointer and its length describe `value`, which outlives the call.
         let done = unsafe {
@@ -129,6 +139,18 @@ impl Socket {
                 each(message);
             }
         }
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl AsRawFd for Socket {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
     }
 }
 

@@ -10,6 +10,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 
 use client::ObjectKey;
+use client::endpoints::{State, state};
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
@@ -77,7 +78,7 @@ impl Speakers {
 
 fn serving_nodes<E: Borrow<EndpointSlice>>(slices: &[E]) -> BTreeSet<&str> {
     let endpoints = slices.iter().flat_map(|slice| &slice.borrow().endpoints);
-    let ready = endpoints.filter(|e| e.conditions.as_ref().and_then(|c| c.ready) != Some(false));
+    let ready = endpoints.filter(|e| state(e) == State::Ready);
     ready.filter_map(|e| e.node_name.as_deref()).collect()
 }
 

@@ -1,6 +1,6 @@
 //! Services, slices and node -> frontends and targets. Pure; the rules are upstream's.
 //!
-//! * Ready endpoints; where there are none, those that still serve while they terminate (KEP-1669).
+//! * Endpoints are those that [`client::endpoints`] chooses.
 //! * `internalTrafficPolicy: Local` and `externalTrafficPolicy: Local` keep to endpoints of this node. With the
 //!   latter, Pods and the node itself are still served from everywhere, as they would be through the cluster IP.
 //! * Nobody serves anywhere: refused. Only other nodes serve and the policy is Local: dropped.
@@ -10,16 +10,16 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use client::ObjectKey;
+use client::endpoints::{Candidates, Near, State, service_of, state};
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
+use crate::health::Check;
 use crate::model::{
     Action, Forward, Frontend, HostPort, Ip, Masquerade, Model, NodeView, Owner, Place, Protocol, Target,
 };
 
-/// The label that names the Service of a slice.
-pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// Services with this label belong to another proxy.
 const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
 /// Services with this label have no proxy at all.
@@ -44,12 +44,6 @@ where
     model
 }
 
-/// The Service that a slice belongs to.
-pub fn service_of(slice: &EndpointSlice) -> Option<ObjectKey> {
-    let name = slice.metadata.labels.as_ref()?.get(SERVICE_NAME)?;
-    Some(ObjectKey::new(slice.metadata.namespace.clone()?, name))
-}
-
 /// What one Service asks of the node; `slices` are those of the Service.
 pub fn targets<E: Borrow<EndpointSlice>>(
     service: &Service,
@@ -69,7 +63,7 @@ pub fn targets<E: Borrow<EndpointSlice>>(
             if !cluster_ips.iter().any(|a| Ip::of(*a) == ip) {
                 continue;
             }
-            let found = Found::new(port, protocol, ip, slices, node);
+            let found = Found::new(port, ip, slices, node);
             let family = ServiceFamily { service, cluster_ips: &cluster_ips, ip };
             family.frontends(port, protocol, &found, &mut out);
         }
@@ -94,6 +88,20 @@ pub fn balanced_addresses(service: &Service) -> Vec<IpAddr> {
     here.filter_map(|i| i.ip.as_ref()?.parse().ok()).collect()
 }
 
+/// What load balancers that probe this node are to be told of a Service, if it wants them to; `slices` are those of the
+/// Service.
+pub fn health_check<E: Borrow<EndpointSlice>>(service: &Service, slices: &[E], node: &str) -> Option<Check> {
+    let spec = service.spec.as_ref().filter(|_| !is_foreign(service))?;
+    let asks = spec.type_.as_deref() == Some("LoadBalancer")
+        && spec.external_traffic_policy.as_deref() == Some("Local");
+    let port = spec.health_check_node_port.filter(|_| asks).and_then(|n| u16::try_from(n).ok())?;
+    let endpoints = slices.iter().flat_map(|slice| &slice.borrow().endpoints);
+    let here = endpoints.filter(|e| e.node_name.as_deref() == Some(node) && state(e) == State::Ready);
+    // One Pod counts once, however many ports and slices it is in.
+    let addresses: BTreeSet<&String> = here.filter_map(|e| e.addresses.first()).collect();
+    (port > 0).then_some(Check { port, local: addresses.len() })
+}
+
 /// Whether another proxy, or none, serves it.
 pub fn is_foreign(service: &Service) -> bool {
     let labels = service.metadata.labels.as_ref();
@@ -107,56 +115,11 @@ struct Found {
 }
 
 impl Found {
-    fn new<E: Borrow<EndpointSlice>>(
-        port: &ServicePort,
-        protocol: Protocol,
-        ip: Ip,
-        slices: &[E],
-        node: &NodeView,
-    ) -> Self {
-        let (mut ready, mut ending) = (Self::empty(), Self::empty());
-        let family = if ip == Ip::V4 { "IPv4" } else { "IPv6" };
-        for slice in slices.iter().map(Borrow::borrow).filter(|s| s.address_type == family) {
-            let same = |name: &Option<String>| {
-                name.as_deref().unwrap_or_default() == port.name.as_deref().unwrap_or_default()
-            };
-            let number = slice.ports.iter().flatten().find_map(|p| {
-                let fits = same(&p.name) && Protocol::parse(p.protocol.as_deref()) == Some(protocol);
-                p.port.filter(|_| fits).and_then(|n| u16::try_from(n).ok()).filter(|n| *n > 0)
-            });
-            let Some(number) = number else { continue };
-            for endpoint in &slice.endpoints {
-                let conditions = endpoint.conditions.as_ref();
-                let is_ready = conditions.and_then(|c| c.ready) != Some(false);
-                let serving = conditions.and_then(|c| c.serving).unwrap_or(is_ready);
-                let terminating = conditions.and_then(|c| c.terminating).unwrap_or(false);
-                let list = match (is_ready, serving && terminating) {
-                    (true, _) => &mut ready,
-                    (false, true) => &mut ending,
-                    (false, false) => continue,
-                };
-                // One endpoint is one Pod: its further addresses are the same Pod again.
-                let addr = endpoint.addresses.first().and_then(|a| a.parse::<IpAddr>().ok());
-                if let Some(addr) = addr.filter(|a| Ip::of(*a) == ip) {
-                    let local = endpoint.node_name.as_deref() == Some(node.name.as_str());
-                    list.add(SocketAddr::new(addr, number), local);
-                }
-            }
-        }
+    fn new<E: Borrow<EndpointSlice>>(port: &ServicePort, ip: Ip, slices: &[E], node: &NodeView) -> Self {
+        let candidates = Candidates::of(port, slices).in_family(ip == Ip::V4);
+        let here = Near { node: &node.name, zone: node.zone.as_deref() };
         // All and local fall back on their own: a node may have only terminating endpoints left.
-        let or = |a: BTreeSet<_>, b| if a.is_empty() { b } else { a };
-        Self { all: or(ready.all, ending.all), local: or(ready.local, ending.local) }
-    }
-
-    fn empty() -> Self {
-        Self { all: BTreeSet::new(), local: BTreeSet::new() }
-    }
-
-    fn add(&mut self, addr: SocketAddr, local: bool) {
-        self.all.insert(addr);
-        if local {
-            self.local.insert(addr);
-        }
+        Self { all: candidates.cluster(Some(here)), local: candidates.local(&node.name) }
     }
 }
 

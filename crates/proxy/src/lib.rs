@@ -6,7 +6,8 @@
 //! 3. [`sync`]: two states -> one transaction. Everything is replaced at start and after a refused transaction; in
 //!    between only differences go to the kernel.
 //!
-//! Beside them [`announce`] says for which load balancers' addresses this node answers.
+//! Beside them [`announce`] says for which load balancers' addresses this node answers, and [`health`] tells whoever asks
+//! whether it is well and which Services have endpoints here.
 //!
 //! [`run`] feeds them from the API. Sockets are opened in the network namespace of the thread that polls it.
 //!
@@ -14,7 +15,9 @@
 
 pub mod announce;
 pub mod desired;
+pub mod health;
 pub mod layout;
+mod metrics;
 pub mod model;
 mod run;
 mod stale;

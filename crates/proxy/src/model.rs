@@ -122,6 +122,8 @@ pub struct HostPort {
 pub struct NodeView {
     /// Its name, as EndpointSlices have it.
     pub name: String,
+    /// Its zone, if it has one.
+    pub zone: Option<String>,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
     /// Networks of all Pods of the cluster.
@@ -182,6 +184,11 @@ impl Model {
     /// What a frontend does, if anybody asked for it.
     pub fn get(&self, frontend: &Frontend) -> Option<&Target> {
         self.claims.get(frontend)?.values().next()
+    }
+
+    /// Who has a frontend.
+    pub fn owner(&self, frontend: &Frontend) -> Option<&Owner> {
+        self.claims.get(frontend)?.keys().next()
     }
 
     /// All frontends with what they do, in no order.

@@ -3,22 +3,38 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use client::{Change, Informer, InformerGone, ObjectKey, Retry};
+use client::endpoints::{ZONE, service_of};
+use client::{Change, Informer, InformerGone, ObjectKey, Recorder, Regarding, Retry};
 use ipnet::IpNet;
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::ServiceCIDR;
 use kube::Api;
 use kube::runtime::watcher;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::announce::Speakers;
-use crate::desired::{host_port_targets, service_of, targets};
-use crate::model::{Frontend, HostPort, Model, NodeView, Owner};
+use crate::desired::{health_check, host_port_targets, targets};
+use crate::health::{Check, Checks, Health};
+use crate::metrics::Metrics;
+use crate::model::{Action, Frontend, HostPort, Model, NodeView, Owner, Target};
 use crate::stale::stale_connections;
-use crate::sync::Kernel;
+use crate::sync::{Kernel, Synced};
+
+/// The name that Events give us.
+const COMPONENT: &str = "kube-proxy";
+/// On slices: when the change behind this version happened.
+const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
+/// A node that has it is about to be removed.
+const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
+/// Least time between two repairs of what others did to our tables, so that a quarrel does not cost all of the processor.
+const BETWEEN_REPAIRS: Duration = Duration::from_secs(1);
 
 /// What the proxy of a node must be told.
 #[derive(Debug, Clone)]
@@ -29,7 +45,7 @@ pub struct ProxyConfig {
     pub node_ips: Vec<IpAddr>,
     /// Networks of all Pods of the cluster; only connections from elsewhere are masqueraded.
     pub pod_cidrs: Vec<IpNet>,
-    /// Networks of cluster IPs; connections to unallocated ones are dropped.
+    /// Networks of cluster IPs; connections to unallocated ones are dropped. Those of ServiceCIDRs are added.
     pub service_cidrs: Vec<IpNet>,
     /// The host ports of this node's containers, told by the kubelet whenever they change.
     pub host_ports: watch::Receiver<Vec<HostPort>>,
@@ -56,37 +72,81 @@ pub enum Error {
 
 /// Keeps the node's rules in step with the API until `stop`; then leaves them in force, so that connections go on.
 ///
+/// All threads of the runtime must be in the node's network namespace: health is served there.
+///
 /// # Errors
 /// When a watch dies or the kernel has no nf_tables. Refused transactions are logged and retried instead.
 pub async fn run(client: kube::Client, config: ProxyConfig, stop: CancellationToken) -> Result<(), Error> {
     let socket = nft::Socket::open()?;
-    let services = Informer::<Service>::start(Api::all(client.clone()), watcher::Config::default());
-    let slices = Informer::<EndpointSlice>::start(Api::all(client.clone()), watcher::Config::default());
-    let nodes = Informer::<Node>::start(Api::all(client), watcher::Config::default());
+    // Ends with this function, as do those it lets go.
+    let mut aside = JoinSet::new();
+    let metrics = Arc::new(Metrics::new());
+    let health = Health::new(metrics.clone());
+    aside.spawn(health.clone().serve(stop.clone()));
+    let (recorder, recording) = Recorder::new(client.clone(), stop.clone());
+    aside.spawn(recording);
+    let caches = Caches {
+        services: Informer::start(Api::all(client.clone()), watcher::Config::default()),
+        slices: Informer::start(Api::all(client.clone()), watcher::Config::default()),
+        nodes: Informer::start(Api::all(client.clone()), watcher::Config::default()),
+        cidrs: Informer::start(Api::all(client), watcher::Config::default()),
+    };
     tokio::select! {
         () = stop.cancelled() => return Ok(()),
-        synced = async { tokio::try_join!(services.synced(), slices.synced(), nodes.synced()) } => synced?,
+        synced = caches.synced() => synced?,
     };
     let mut feeds = Feeds {
-        services: services.subscribe(),
-        slices: slices.subscribe(),
-        nodes: nodes.subscribe(),
+        services: caches.services.subscribe(),
+        slices: caches.slices.subscribe(),
+        nodes: caches.nodes.subscribe(),
+        cidrs: caches.cidrs.subscribe(),
         host_ports: config.host_ports.clone(),
     };
-    let mut proxy = Proxy::new(config, socket, services, nodes);
+    let Caches { services, nodes, cidrs, .. } = caches;
+    let mut proxy =
+        Proxy::new(config, socket, Followed { services, nodes, cidrs }, health, metrics, recorder);
+    let mut monitor = nft::Monitor::open(&proxy.socket, Kernel::tables().into())?;
     proxy.take(&mut feeds);
     loop {
         proxy.round();
+        let quiet = proxy.repaired.map(|at| at + BETWEEN_REPAIRS);
+        let foreign = async {
+            if let Some(until) = quiet {
+                tokio::time::sleep_until(until.into()).await;
+            }
+            monitor.foreign_change().await
+        };
         tokio::select! {
             biased;
             () = stop.cancelled() => return Ok(()),
             change = feeds.services.recv() => proxy.service(&change.ok_or(Error::WatchEnded("services"))?),
             change = feeds.slices.recv() => proxy.slice(&change.ok_or(Error::WatchEnded("endpointslices"))?),
             change = feeds.nodes.recv() => proxy.node(&change.ok_or(Error::WatchEnded("nodes"))?),
+            change = feeds.cidrs.recv() => proxy.cidr(&change.ok_or(Error::WatchEnded("servicecidrs"))?),
             Ok(()) = feeds.host_ports.changed() => proxy.host_ports(&mut feeds.host_ports),
+            changed = foreign => proxy.foreign_change(changed?),
             () = proxy.retry.due() => {}
         }
         proxy.take(&mut feeds);
+    }
+}
+
+struct Caches {
+    services: Informer<Service>,
+    slices: Informer<EndpointSlice>,
+    nodes: Informer<Node>,
+    cidrs: Informer<ServiceCIDR>,
+}
+
+impl Caches {
+    async fn synced(&self) -> Result<(), InformerGone> {
+        tokio::try_join!(
+            self.services.synced(),
+            self.slices.synced(),
+            self.nodes.synced(),
+            self.cidrs.synced()
+        )?;
+        Ok(())
     }
 }
 
@@ -94,14 +154,33 @@ struct Feeds {
     services: UnboundedReceiver<Change<Service>>,
     slices: UnboundedReceiver<Change<EndpointSlice>>,
     nodes: UnboundedReceiver<Change<Node>>,
+    cidrs: UnboundedReceiver<Change<ServiceCIDR>>,
     host_ports: watch::Receiver<Vec<HostPort>>,
+}
+
+/// The caches that are looked into; slices are kept by Service instead.
+struct Followed {
+    services: Informer<Service>,
+    nodes: Informer<Node>,
+    cidrs: Informer<ServiceCIDR>,
 }
 
 struct Proxy {
     config: ProxyConfig,
     socket: nft::Socket,
-    services: Informer<Service>,
-    nodes: Informer<Node>,
+    followed: Followed,
+    health: Health,
+    metrics: Arc<Metrics>,
+    recorder: Recorder,
+    /// Services that want to be probed here.
+    checks: HashMap<ObjectKey, Check>,
+    probed: Checks,
+    /// Services that keep to local endpoints and have none: internally, externally.
+    no_local: [HashSet<Owner>; 2],
+    /// When what happened that is not in the kernel yet.
+    triggers: Vec<Timestamp>,
+    /// When the last foreign change was repaired.
+    repaired: Option<Instant>,
     speakers: Speakers,
     /// Services with a load balancer, and the addresses of theirs that this node answers for.
     answered: HashMap<Owner, Vec<IpAddr>>,
@@ -121,11 +200,14 @@ impl Proxy {
     fn new(
         config: ProxyConfig,
         socket: nft::Socket,
-        services: Informer<Service>,
-        nodes: Informer<Node>,
+        followed: Followed,
+        health: Health,
+        metrics: Arc<Metrics>,
+        recorder: Recorder,
     ) -> Self {
         let view = NodeView {
             name: config.node_name.clone(),
+            zone: None,
             addresses: config.node_ips.clone(),
             pod_cidrs: config.pod_cidrs.clone(),
             service_cidrs: config.service_cidrs.clone(),
@@ -134,8 +216,15 @@ impl Proxy {
         Self {
             host_ports,
             socket,
-            services,
-            nodes,
+            followed,
+            probed: Checks::new(health.clone()),
+            health,
+            metrics,
+            recorder,
+            checks: HashMap::new(),
+            no_local: Default::default(),
+            triggers: Vec::new(),
+            repaired: None,
             speakers: Speakers::default(),
             answered: HashMap::new(),
             slices: HashMap::new(),
@@ -161,16 +250,22 @@ impl Proxy {
         while let Ok(change) = feeds.nodes.try_recv() {
             self.node(&change);
         }
+        while let Ok(change) = feeds.cidrs.try_recv() {
+            self.cidr(&change);
+        }
         if feeds.host_ports.has_changed().unwrap_or(false) {
             self.host_ports(&mut feeds.host_ports);
         }
     }
 
     fn service(&mut self, change: &Change<Service>) {
+        self.metrics.service_changed();
         self.dirty.insert(Owner::service(&ObjectKey::of(&**change.object())));
     }
 
     fn slice(&mut self, change: &Change<EndpointSlice>) {
+        self.metrics.endpoints_changed();
+        self.triggers.extend(trigger(change).filter(|_| self.started));
         let old = match change {
             Change::Applied { old, .. } => old.as_ref(),
             Change::Deleted(last) => Some(last),
@@ -194,7 +289,7 @@ impl Proxy {
     }
 
     fn node(&mut self, change: &Change<Node>) {
-        let speakers = Speakers::new(&self.nodes.list());
+        let speakers = Speakers::new(&self.followed.nodes.list());
         if speakers != self.speakers {
             self.speakers = speakers;
             self.dirty.extend(self.answered.keys().cloned());
@@ -202,6 +297,16 @@ impl Proxy {
         let Change::Applied { new, .. } = change else { return };
         if new.metadata.name.as_ref() != Some(&self.config.node_name) {
             return;
+        }
+        let taints = new.spec.iter().flat_map(|s| s.taints.iter().flatten());
+        let leaves =
+            new.metadata.deletion_timestamp.is_some() || taints.into_iter().any(|t| t.key == TO_BE_DELETED);
+        self.health.set_eligible(!leaves);
+        let zone = new.metadata.labels.as_ref().and_then(|labels| labels.get(ZONE)).cloned();
+        if zone != self.view.zone {
+            self.view.zone = zone;
+            let services = self.followed.services.list();
+            self.dirty.extend(services.iter().map(|s| Owner::service(&ObjectKey::of(&**s))));
         }
         let status = new.status.as_ref().and_then(|s| s.addresses.as_ref());
         let told = status.into_iter().flatten().filter_map(|a| a.address.parse::<IpAddr>().ok());
@@ -218,6 +323,28 @@ impl Proxy {
         }
     }
 
+    fn cidr(&mut self, _change: &Change<ServiceCIDR>) {
+        let mut all = self.config.service_cidrs.clone();
+        for object in self.followed.cidrs.list() {
+            let cidrs = object.spec.iter().flat_map(|spec| spec.cidrs.iter().flatten());
+            for net in cidrs.filter_map(|cidr| cidr.parse::<IpNet>().ok()).map(|net| net.trunc()) {
+                if !all.contains(&net) {
+                    all.push(net);
+                }
+            }
+        }
+        if all != self.view.service_cidrs {
+            self.view.service_cidrs = all;
+            self.kernel.set_node(self.view.clone());
+        }
+    }
+
+    fn foreign_change(&mut self, (): ()) {
+        tracing::warn!("somebody else changed the service rules of this node, all of them will be replaced");
+        self.repaired = Some(Instant::now());
+        self.kernel.set_unknown();
+    }
+
     fn host_ports(&mut self, ports: &mut watch::Receiver<Vec<HostPort>>) {
         self.host_ports = ports.borrow_and_update().clone();
         self.dirty.insert(Owner::HostPort);
@@ -228,12 +355,16 @@ impl Proxy {
             return host_port_targets(&self.host_ports, &self.view);
         };
         self.answered.remove(owner);
-        let Some(service) = self.services.get(namespace, name) else { return Vec::new() };
         let key = ObjectKey::new(namespace, name);
+        self.checks.remove(&key);
+        let Some(service) = self.followed.services.get_key(&key) else { return Vec::new() };
         let slices: Vec<&EndpointSlice> =
             self.slices.get(&key).into_iter().flatten().map(|(_, slice)| &**slice).collect();
         if let Some(addresses) = self.speakers.addresses(&service, &slices, &self.view.name) {
             self.answered.insert(owner.clone(), addresses);
+        }
+        if let Some(check) = health_check(&service, &slices, &self.view.name) {
+            self.checks.insert(key, check);
         }
         targets(&service, &slices, &self.view)
     }
@@ -250,41 +381,110 @@ impl Proxy {
 
     /// Computes what has changed and commits it.
     fn round(&mut self) {
+        let began = Instant::now();
         for owner in std::mem::take(&mut self.dirty) {
             let targets = self.targets(&owner);
+            self.count_no_local(&owner, &targets);
             self.pending.extend(self.model.set(&owner, targets));
         }
-        let settled = self.started && self.pending.is_empty() && self.kernel.is_known();
-        if settled {
-            self.announce();
+        self.metrics.no_local(self.no_local[0].len(), self.no_local[1].len());
+        if self.started && self.pending.is_empty() && self.kernel.is_known() {
+            self.settled();
+            return;
         }
-        if settled || !self.retry.is_due() {
+        self.health.wait();
+        if !self.retry.is_due() {
             return;
         }
         match self.kernel.sync(&mut self.socket, &self.model, &self.pending) {
-            Ok(()) => self.committed(),
+            Ok(synced) => self.committed(&synced, began),
             Err(error) => {
+                self.metrics.failed();
                 let delay = self.retry.failed();
                 tracing::error!(%error, ?delay, "service rules refused, all of them will be replaced");
             }
         }
     }
 
-    fn committed(&mut self) {
+    fn committed(&mut self, synced: &Synced, began: Instant) {
         self.retry.succeeded();
+        if let Some(error) = &synced.mended {
+            self.metrics.failed();
+            tracing::warn!(%error, "a change of service rules was refused, all of them were replaced");
+        }
+        self.report(synced);
+        let now = Timestamp::now();
+        let since = std::mem::take(&mut self.triggers).into_iter();
+        let since: Vec<Duration> = since.map(|t| now.duration_since(t).unsigned_abs()).collect();
+        self.metrics.committed(synced.whole, began.elapsed(), &since);
         // At start nothing is known of what the connections of before were translated to.
         let changed = std::mem::take(&mut self.pending);
         let all = self.kernel.all_placed().keys();
         let frontends: Vec<&Frontend> = if self.started { changed.iter().collect() } else { all.collect() };
+        let search = Instant::now();
         match stale_connections(frontends, &self.kernel, &self.view.addresses, &mut self.socket) {
-            Ok(0) => {}
-            Ok(count) => tracing::debug!(count, "stale UDP connections deleted"),
+            Ok(count) => self.metrics.reconciled(search.elapsed(), count),
             Err(error) => tracing::warn!(%error, "stale UDP connections may go to endpoints that are gone"),
         }
         tracing::debug!(frontends = changed.len(), "service rules committed");
-        self.announce();
+        self.settled();
         if !std::mem::replace(&mut self.started, true) {
             self.config.synced.send_replace(true);
         }
     }
+
+    /// The kernel holds what the objects ask for: now others may know.
+    fn settled(&mut self) {
+        self.triggers.clear();
+        self.health.up_to_date();
+        self.announce();
+        for (key, port, error) in self.probed.sync(&self.checks) {
+            let node = &self.view.name;
+            let message =
+                format!("node {node} failed to start healthcheck \"{key}\" on port {port}: {error}");
+            tracing::error!("{message}");
+            if let Some(service) = self.followed.services.get_key(&key) {
+                let about = Regarding::of(&*service);
+                self.recorder.warning(COMPONENT, about, "FailedToStartServiceHealthcheck", message);
+            }
+        }
+    }
+
+    /// Tells the owners of what the kernel refused.
+    fn report(&self, synced: &Synced) {
+        for (frontend, refusal) in &synced.refused {
+            let owner = self.model.owner(frontend);
+            tracing::error!(?owner, ?frontend, %refusal, "refused by the kernel and left out of the service rules");
+            let Some(Owner::Service(namespace, name)) = owner else { continue };
+            let Some(service) = self.followed.services.get(namespace, name) else { continue };
+            let message = format!(
+                "node {} does not forward port {}: the kernel refused {refusal}; all else is in force",
+                self.view.name, frontend.port
+            );
+            self.recorder.warning(COMPONENT, Regarding::of(&*service), "FailedToProgramService", message);
+        }
+    }
+
+    fn count_no_local(&mut self, owner: &Owner, targets: &[(Frontend, Target)]) {
+        let internal = targets.iter().any(|(_, t)| t.cluster_ip && t.action == Action::Drop);
+        let external = targets.iter().any(|(_, t)| match &t.action {
+            Action::Forward(forward) => forward.insiders.is_some() && forward.endpoints.is_empty(),
+            _ => false,
+        });
+        for (set, is) in self.no_local.iter_mut().zip([internal, external]) {
+            if is {
+                set.insert(owner.clone());
+            } else {
+                set.remove(owner);
+            }
+        }
+    }
+}
+
+/// When the change behind a slice's version happened, if this version brings news of it.
+fn trigger(change: &Change<EndpointSlice>) -> Option<Timestamp> {
+    let told = |slice: &EndpointSlice| slice.metadata.annotations.as_ref()?.get(TRIGGER_TIME).cloned();
+    let Change::Applied { new, old } = change else { return None };
+    let now = told(new)?;
+    (old.as_ref().and_then(|old| told(old)) != Some(now.clone())).then(|| now.parse().ok())?
 }

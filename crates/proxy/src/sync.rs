@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use nft::{Batch, Element, Family, Socket, TableName};
+use nft::{Batch, Element, Family, Refusal, Socket, Subject, TableName};
 
 use crate::layout::{self, ChainKey, Parts, Placed};
 use crate::model::{Frontend, Ip, Model, NodeView};
@@ -16,9 +16,25 @@ pub struct Kernel {
     chains: HashSet<ChainKey>,
     /// How many frontends need a shared element.
     shared: HashMap<(Ip, String, Element), usize>,
+    /// Left out because the kernel refuses them; tried again when they change and when the node does.
+    refused: HashSet<Frontend>,
     /// False until the first full replacement, and after a refused transaction.
     known: bool,
 }
+
+/// How a [`Kernel::sync`] went.
+#[derive(Debug, Default)]
+pub struct Synced {
+    /// Everything was replaced.
+    pub whole: bool,
+    /// The differences were refused, which is why everything was replaced.
+    pub mended: Option<nft::Error>,
+    /// Frontends that had to be left out, and why.
+    pub refused: Vec<(Frontend, Refusal)>,
+}
+
+/// So many times the frontends that the kernel refuses are left out and the rest is tried again.
+const TRIES: usize = 32;
 
 fn name_of(ip: Ip) -> TableName {
     TableName::new(if ip == Ip::V4 { Family::Ip } else { Family::Ip6 }, layout::TABLE)
@@ -38,6 +54,12 @@ impl Kernel {
         let mut all = nets.chain(node.addresses.iter().copied());
         self.families = if all.any(|addr| addr.is_ipv6()) { vec![Ip::V4, Ip::V6] } else { vec![Ip::V4] };
         self.node = node;
+        self.refused.clear();
+        self.known = false;
+    }
+
+    /// Somebody else has changed our tables: everything is replaced by the next [`Self::sync`].
+    pub fn set_unknown(&mut self) {
         self.known = false;
     }
 
@@ -61,29 +83,64 @@ impl Kernel {
         &self.families
     }
 
+    /// The tables that are ours, whatever families the node has.
+    pub fn tables() -> [TableName; 2] {
+        [Ip::V4, Ip::V6].map(name_of)
+    }
+
     /// The complete table of a family as it should be in the kernel now.
     pub fn table(&self, ip: Ip) -> nft::Table {
         layout::table(ip, &self.node, &self.placed)
     }
 
-    /// Brings the kernel in step: the differences of the changed frontends, or everything when nothing is known.
+    /// Brings the kernel in step: by the differences of the changed frontends or, when nothing is known or they are refused,
+    /// by everything. A frontend that the kernel refuses even then is left out, so that the rest goes in.
     ///
     /// # Errors
-    /// When the kernel refuses. Then the old rules are still in force and the next call replaces everything.
+    /// When the kernel refuses for another reason. Then the old rules are still in force and the next call replaces
+    /// everything.
     pub fn sync(
         &mut self,
         socket: &mut Socket,
         model: &Model,
         changed: &HashSet<Frontend>,
-    ) -> Result<(), nft::Error> {
-        if !self.known {
-            return self.replace(socket, model);
+    ) -> Result<Synced, nft::Error> {
+        self.refused.retain(|frontend| !changed.contains(frontend));
+        let mut synced = Synced::default();
+        if self.known {
+            let Err(error) = self.step(model, changed).apply(socket) else { return Ok(synced) };
+            // The kernel kept the old rules while our books already hold the new ones.
+            self.known = false;
+            synced.mended = Some(error);
         }
-        let batch = self.step(model, changed);
-        let result = batch.apply(socket);
-        // The kernel kept the old rules while our books already hold the new ones.
-        self.known = result.is_ok();
-        result
+        synced.whole = true;
+        while let Err(error) = self.replace(socket, model) {
+            let culprits = self.culprits(&error);
+            if culprits.is_empty() || synced.refused.len() >= TRIES {
+                return Err(error);
+            }
+            self.refused.extend(culprits.iter().map(|(frontend, _)| *frontend));
+            synced.refused.extend(culprits);
+        }
+        Ok(synced)
+    }
+
+    /// The frontends that a refused replacement was about, with what the kernel said of them.
+    fn culprits(&self, error: &nft::Error) -> Vec<(Frontend, Refusal)> {
+        let is_about = |parts: &Parts, subject: &Subject| match subject {
+            Subject::Element { set, key } => {
+                parts.elements.iter().chain(&parts.shared).any(|(of, e)| of == set && e.key == *key)
+            }
+            Subject::Chain(name) => parts.chains.iter().any(|key| key.name() == *name),
+            Subject::Other => false,
+        };
+        let mut found = Vec::new();
+        for (frontend, placed) in &self.placed {
+            let parts = placed.parts(frontend);
+            let refusal = error.refusals().iter().find(|refusal| is_about(&parts, &refusal.subject));
+            found.extend(refusal.map(|refusal| (*frontend, refusal.clone())));
+        }
+        found
     }
 
     /// Replaces all tables by what the model asks for, in one transaction.
@@ -96,7 +153,8 @@ impl Kernel {
         self.shared.clear();
         self.chains.clear();
         self.known = false;
-        for (frontend, target) in model.iter().filter(|(f, _)| self.families.contains(&f.place.ip())) {
+        let wanted = model.iter().filter(|(f, _)| !self.refused.contains(f));
+        for (frontend, target) in wanted.filter(|(f, _)| self.families.contains(&f.place.ip())) {
             let placed = Placed::new(target, before.get(frontend));
             let parts = placed.parts(frontend);
             self.chains.extend(parts.chains);

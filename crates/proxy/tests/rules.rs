@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 fn node() -> NodeView {
     NodeView {
         name: "n1".into(),
+        zone: None,
         addresses: vec!["192.168.49.2".parse().unwrap()],
         pod_cidrs: vec!["10.244.0.0/16".parse().unwrap()],
         service_cidrs: vec!["10.96.0.0/12".parse().unwrap()],

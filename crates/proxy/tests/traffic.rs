@@ -76,6 +76,7 @@ impl Drop for World {
 fn view() -> NodeView {
     NodeView {
         name: "n1".into(),
+        zone: None,
         addresses: vec!["192.168.49.2".parse().unwrap()],
         pod_cidrs: vec!["10.244.0.0/16".parse().unwrap(), "fd00:244::/64".parse().unwrap()],
         service_cidrs: vec!["10.96.0.0/12".parse().unwrap(), "fd00:96::/112".parse().unwrap()],
@@ -481,6 +482,41 @@ fn one_change_among_ten_thousand_services_is_one_small_transaction() {
     }
     let addr = "10.96.1.77:80";
     assert_eq!(world.node.tcp(addr).map(|a| a[2..].to_owned()).unwrap(), "192.168.49.2");
+}
+
+/// Bad input: what the kernel refuses is left out and named, and the rest goes in, by a difference or as a whole.
+#[test]
+fn what_the_kernel_refuses_is_left_out_alone() {
+    let mut world = World::new();
+    let good = |i: u8| vec![(at("10.96.0.7", 80), target(forward(&[i], Masquerade::Outsiders)))];
+    // An endpoint of the other family does not fit into the map.
+    let mut odd = forward(&[2], Masquerade::Outsiders);
+    odd.endpoints = vec!["[fd00:244::12]:8080".parse().unwrap()];
+    let bad = at("10.96.0.8", 80);
+    world.set("good", good(1));
+    let owner = |name: &str| Owner::Service("default".into(), name.into());
+    let mut changed = world.model.set(&owner("bad"), vec![(bad, target(odd))]);
+    changed.extend(
+        world
+            .model
+            .set(&owner("late"), vec![(at("10.96.0.9", 80), target(forward(&[3], Masquerade::Outsiders)))]),
+    );
+    let synced = world.kernel.sync(&mut world.socket, &world.model, &changed).unwrap();
+    assert!(synced.mended.is_some() && synced.whole);
+    let named: Vec<Frontend> = synced.refused.iter().map(|(frontend, _)| *frontend).collect();
+    assert_eq!(named, [bad]);
+    let why = synced.refused[0].1.to_string();
+    assert!(why.starts_with("set ip skiff-proxy ep4, element 10.96.0.8 . tcp . 80 . 0: "), "{why}");
+    assert_eq!(world.model.owner(&bad), Some(&owner("bad")));
+    let from = |to: &str| world.pods[1].tcp(to).map(|a| a[..1].to_owned());
+    assert_eq!((from("10.96.0.7:80").unwrap(), from("10.96.0.9:80").unwrap()), ("1".into(), "3".into()));
+    // From then on differences are enough again, and the bad one is tried when it changes.
+    let changed = world.model.set(&owner("good"), good(2));
+    let synced = world.kernel.sync(&mut world.socket, &world.model, &changed).unwrap();
+    assert!(!synced.whole && synced.refused.is_empty());
+    let changed = world.model.set(&owner("bad"), vec![(bad, target(forward(&[3], Masquerade::Outsiders)))]);
+    assert!(!world.kernel.sync(&mut world.socket, &world.model, &changed).unwrap().whole);
+    assert_eq!(world.pods[1].tcp("10.96.0.8:80").unwrap(), "3 10.244.0.12");
 }
 
 #[test]

@@ -22,7 +22,7 @@ pub struct FakeApi {
 impl FakeApi {
     /// An API with these objects.
     pub fn new(lists: impl IntoIterator<Item = (&'static str, Vec<Value>)>) -> Self {
-        let (events, _) = broadcast::channel(100);
+        let (events, _) = broadcast::channel(16_384);
         Self { lists: Arc::new(Mutex::new(lists.into_iter().collect())), events }
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use client::endpoints::SERVICE_NAME;
 use client::{ObjectKey, Outcome, WorkQueue};
 use k8s_openapi::api::core::v1::{EndpointAddress, Endpoints};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions};
@@ -9,7 +10,7 @@ use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions};
 use super::packing::{Envelope, Wanted, pack};
 use super::select::{Family, Port};
 use super::slices::{service_of, slices_of, write};
-use super::{HEADLESS, MANAGED_BY, SERVICE_NAME, TRIGGER_TIME, selector_of};
+use super::{HEADLESS, MANAGED_BY, TRIGGER_TIME, selector_of};
 use crate::expectations::Expectations;
 use crate::kit::{Context, Error};
 use crate::meta::{self, Map};

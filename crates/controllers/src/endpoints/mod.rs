@@ -26,8 +26,6 @@ use crate::{meta, pods};
 
 /// On slices: who writes them.
 const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
-/// On slices: the Service they belong to.
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// On both, for Services without a cluster address.
 const HEADLESS: &str = "service.kubernetes.io/headless";
 /// When the change that led to this version happened, for latency measurements.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use client::endpoints::{SERVICE_NAME, ZONE};
 use client::{Change, ObjectKey, Outcome, Regarding, WorkQueue};
 use k8s_openapi::api::core::v1::{Node, ObjectReference, Pod, Service};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointSlice};
@@ -9,7 +10,7 @@ use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointSlic
 use super::packing::{Envelope, Wanted, Write, pack};
 use super::select::{Backend, families, select};
 use super::trigger::Triggers;
-use super::{HEADLESS, MANAGED_BY, SERVICE_NAME, has_cluster_ip, pods_of, selector_of, services_of};
+use super::{HEADLESS, MANAGED_BY, has_cluster_ip, pods_of, selector_of, services_of};
 use crate::expectations::Expectations;
 use crate::kit::{
     Context, Doing, Error, delete_uid, is_namespace_terminating, message_of, post, unless_gone,
@@ -18,7 +19,6 @@ use crate::meta::{self, Map};
 
 const COMPONENT: &str = "endpoint-slice-controller";
 const MANAGER: &str = "endpointslice-controller.k8s.io";
-const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// Runs the EndpointSlice controller until the stop.
 pub(crate) async fn run(ctx: Context) {

@@ -118,6 +118,7 @@ fn load_service_table() -> Result<(), String> {
         let mut socket = nft::Socket::open().map_err(|e| said(&e))?;
         let network = |text: &str| text.parse().map_err(|e: ipnet::AddrParseError| said(&e));
         let view = proxy::model::NodeView {
+            zone: None,
             name: "doctor".into(),
             addresses: vec![IpAddr::V4(cluster::KUBERNETES_SERVICE)],
             pod_cidrs: vec![network(cluster::POD_CIDR)?],
