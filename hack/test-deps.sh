@@ -11,6 +11,8 @@ need curl curl
 need python3 python3
 need conntrack conntrack
 need kubectl kubernetes-client
+need iptables iptables
+[ -x /usr/lib/cni/bridge ] || missing+=(containernetworking-plugins)
 [ -x /bin/busybox ] || missing+=(busybox-static)
 
 if [ "${#missing[@]}" -gt 0 ]; then

@@ -17,8 +17,8 @@ pub struct Config {
     pub service_cidr: ipnet::IpNet,
     /// Node ports, upstream's 30000-32767.
     pub node_ports: RangeInclusive<u16>,
-    /// Whether somebody enforces NetworkPolicies; otherwise who makes one is warned.
-    pub enforces_policies: bool,
+    /// How far NetworkPolicies are enforced; who makes one that may not be is warned.
+    pub policies: Enforcement,
     /// CA of client certificates, DER.
     pub client_ca: Vec<CertificateDer<'static>>,
     /// Private key of ServiceAccount tokens, PKCS#8 PEM, ECDSA P-256.
@@ -27,4 +27,15 @@ pub struct Config {
     pub service_account_issuer: String,
     /// How to reach kubelets (client certificate included) for logs, exec, attach, port-forward and proxy.
     pub kubelet_tls: Arc<rustls::ClientConfig>,
+}
+
+/// How far this cluster enforces NetworkPolicies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Enforcement {
+    /// Wherever a Pod's packets go.
+    Full,
+    /// Where they pass the node, which a CNI plugin may lead them around.
+    Partial,
+    /// Nowhere.
+    Off,
 }

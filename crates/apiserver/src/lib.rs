@@ -44,6 +44,6 @@ pub mod strategy;
 pub mod table;
 pub mod usage;
 
-pub use config::Config;
+pub use config::{Config, Enforcement};
 pub use inprocess::InProcess;
 pub use server::{ApiServer, StartError};

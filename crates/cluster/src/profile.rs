@@ -56,7 +56,7 @@ impl Network {
 }
 
 /// How Pods are connected, and what of policies is enforced; chosen at a start and kept for the next ones.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Cni {
     /// Our own network, with network policies enforced.
@@ -64,6 +64,13 @@ pub enum Cni {
     Auto,
     /// The plain network: policies are kept and enforce nothing.
     Kubenet,
+    /// Other people's plugins.
+    Plugins {
+        /// A network configuration, or the directory that has one.
+        config: PathBuf,
+        /// Where the plugins are.
+        dirs: Vec<PathBuf>,
+    },
 }
 
 impl Profile {
@@ -143,8 +150,8 @@ impl Profile {
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn set_cni(&self, cni: Cni) -> Result<()> {
-        self.write("cni.json", &cni)
+    pub fn set_cni(&self, cni: &Cni) -> Result<()> {
+        self.write("cni.json", cni)
     }
 
     fn read<T: serde::de::DeserializeOwned>(&self, file: &str) -> Result<Option<T>> {
@@ -198,7 +205,10 @@ mod tests {
         profile.set_network(&network).unwrap();
         assert_eq!(profile.network().unwrap(), Some(network));
         assert_eq!(profile.cni().unwrap(), Cni::Auto);
-        profile.set_cni(Cni::Kubenet).unwrap();
-        assert_eq!(profile.cni().unwrap(), Cni::Kubenet);
+        let plugins = Cni::Plugins { config: "/etc/cni/net.d".into(), dirs: vec!["/opt/cni/bin".into()] };
+        for cni in [Cni::Kubenet, plugins] {
+            profile.set_cni(&cni).unwrap();
+            assert_eq!(profile.cni().unwrap(), cni);
+        }
     }
 }

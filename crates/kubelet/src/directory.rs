@@ -62,23 +62,10 @@ fn ports_of(pod: &Pod, ips: &[IpAddr]) -> Vec<HostPort> {
     if pod::host_network(pod) {
         return Vec::new();
     }
-    let ports = pod::containers(pod).flat_map(|(_, c)| c.ports.iter().flatten());
     let mut wanted = Vec::new();
-    for port in ports {
-        let number = |n: i32| u16::try_from(n).ok().filter(|n| *n > 0);
-        let Some((host, container)) = port.host_port.and_then(number).zip(number(port.container_port)) else {
-            continue;
-        };
-        let host_ip = port.host_ip.as_deref().and_then(|ip| ip.parse::<IpAddr>().ok());
-        let host_ip = host_ip.filter(|ip| !ip.is_unspecified());
+    for pod::WantedPort { host_ip, host_port, protocol, container_port } in pod::wanted_ports(pod) {
         wanted.extend(ips.iter().filter(|ip| host_ip.is_none_or(|h| h.is_ipv4() == ip.is_ipv4())).map(
-            |ip| HostPort {
-                host_ip,
-                host_port: host,
-                protocol: port.protocol.clone().unwrap_or_else(|| "TCP".into()),
-                pod_ip: *ip,
-                container_port: container,
-            },
+            |ip| HostPort { host_ip, host_port, protocol: protocol.to_owned(), pod_ip: *ip, container_port },
         ));
     }
     wanted

@@ -2,12 +2,14 @@
 //!
 //! Each trait is as narrow as its use here; the real ones are in `real`, recording fakes live in test code only.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use k8s_openapi::api::core::v1::Pod;
 use runtime::{Attach, ContainerSpec, ContainerStatus, Exec, ExecSpec, SandboxSpec, Snapshot, Stats};
 
 use crate::spec::ImageConfig;
@@ -110,9 +112,11 @@ pub trait Images: Send + Sync + 'static {
 #[async_trait]
 pub trait Network: Send + Sync + 'static {
     /// Gives a Pod its addresses and links; asking again for the same Pod gives the same.
-    async fn attach(&self, pod_uid: &str, netns: OwnedFd) -> Result<Vec<IpAddr>, EdgeError>;
+    async fn attach(&self, pod: &Pod, netns: OwnedFd) -> Result<Vec<IpAddr>, EdgeError>;
     /// Takes them away; an unknown Pod is no error.
     async fn detach(&self, pod_uid: &str) -> Result<(), EdgeError>;
     /// Marks addresses as in use by a Pod that is already connected (after a restart of the agent).
     async fn adopt(&self, pod_uid: &str, addresses: &[IpAddr]) -> Result<(), EdgeError>;
+    /// Takes away what Pods of an earlier life have left that are not among these uids; asked before any Pod is begun.
+    async fn collect(&self, alive: &BTreeSet<String>) -> Result<(), EdgeError>;
 }

@@ -149,6 +149,9 @@ pub async fn run(kubelet: Kubelet, stop: CancellationToken) -> Result<(), Error>
     let records = read_records(&agent.config.root_dir);
     let snapshot = agent.containers.list().await?;
     adopt_addresses(&agent, &records, &snapshot).await;
+    if let Err(error) = agent.network.collect(&snapshot.sandboxes.iter().cloned().collect()).await {
+        tracing::warn!(%error, "removing what earlier Pods have left of their network");
+    }
     pods.synced().await?;
     agent.services.synced().await?;
     let tasks = JoinSet::new();

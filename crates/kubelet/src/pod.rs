@@ -1,6 +1,7 @@
 //! Questions about a Pod object that several parts ask: its names, its containers, its quality of service.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{Container, EphemeralContainer, Pod, PodSpec, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -67,6 +68,34 @@ pub fn containers(pod: &Pod) -> impl Iterator<Item = (Role, &Container)> {
     let init = spec.init_containers.iter().flatten();
     let init = init.map(|c| (if is_sidecar(c) { Role::Sidecar } else { Role::Init }, c));
     init.chain(spec.containers.iter().map(|c| (Role::Main, c)))
+}
+
+/// A port of the node that a container asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WantedPort<'a> {
+    /// Address of the node, or `None` for all of them.
+    pub host_ip: Option<IpAddr>,
+    /// Port on the node.
+    pub host_port: u16,
+    /// `TCP`, `UDP` or `SCTP`.
+    pub protocol: &'a str,
+    /// The container's port.
+    pub container_port: u16,
+}
+
+/// The ports of the node that a Pod asks for.
+pub fn wanted_ports(pod: &Pod) -> impl Iterator<Item = WantedPort<'_>> {
+    let ports = containers(pod).flat_map(|(_, c)| c.ports.iter().flatten());
+    ports.filter_map(|port| {
+        let number = |n: i32| u16::try_from(n).ok().filter(|n| *n > 0);
+        let host_ip = port.host_ip.as_deref().and_then(|ip| ip.parse::<IpAddr>().ok());
+        Some(WantedPort {
+            host_ip: host_ip.filter(|ip| !ip.is_unspecified()),
+            host_port: number(port.host_port?)?,
+            protocol: port.protocol.as_deref().unwrap_or("TCP"),
+            container_port: number(port.container_port)?,
+        })
+    })
 }
 
 /// The container of that name (ephemeral ones too, in the shape of an ordinary one).

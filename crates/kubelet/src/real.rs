@@ -1,16 +1,19 @@
 //! The real parts behind the edge traits: the shim, the image store.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use k8s_openapi::api::core::v1::Pod;
 use runtime::{
     Attach, ContainerSpec, ContainerStatus, Error, Exec, ExecSpec, Runtime, SandboxSpec, Snapshot, Stats,
 };
 
 use crate::edge::{Containers, EdgeError, Image, Images, Network, PullSecret};
+use crate::pod;
 use crate::spec::{Bind, Defaults, ImageConfig, Propagation};
 
 fn edge(error: Error) -> EdgeError {
@@ -234,8 +237,8 @@ async fn blocking<T: Send + 'static>(
 
 #[async_trait]
 impl Network for PodNet {
-    async fn attach(&self, pod_uid: &str, netns: OwnedFd) -> Result<Vec<IpAddr>, EdgeError> {
-        let uid = pod_uid.to_string();
+    async fn attach(&self, pod: &Pod, netns: OwnedFd) -> Result<Vec<IpAddr>, EdgeError> {
+        let uid = pod::uid(pod).to_string();
         self.run("connecting the Pod", move |network| network.attach(netns.as_fd(), &uid)).await
     }
 
@@ -247,5 +250,101 @@ impl Network for PodNet {
     async fn adopt(&self, pod_uid: &str, addresses: &[IpAddr]) -> Result<(), EdgeError> {
         let (uid, addresses) = (pod_uid.to_string(), addresses.to_vec());
         self.run("taking over the Pod's addresses", move |network| network.adopt(&uid, &addresses)).await
+    }
+
+    /// Links of Pods that are gone went with their namespaces.
+    async fn collect(&self, _alive: &BTreeSet<String>) -> Result<(), EdgeError> {
+        Ok(())
+    }
+}
+
+/// The Pod network of CNI plugins.
+#[derive(Debug)]
+pub struct PluginNet {
+    cni: podnet::cni::Cni,
+    /// The process that holds Pods' namespaces open: the shim.
+    holder: i32,
+}
+
+impl PluginNet {
+    /// The network that those plugins make in the node whose namespace this is; `holder` is the process that holds Pods'
+    /// namespaces open as long as they live.
+    ///
+    /// # Errors
+    /// When the plugins cannot be used.
+    pub async fn open(
+        netns: Arc<OwnedFd>,
+        options: podnet::cni::Options,
+        holder: i32,
+    ) -> Result<Self, EdgeError> {
+        let cni = podnet::cni::Cni::open(netns, options).await;
+        Ok(Self { cni: cni.map_err(|e| EdgeError::new("preparing the Pod network", e))?, holder })
+    }
+}
+
+#[async_trait]
+impl Network for PluginNet {
+    async fn attach(&self, pod: &Pod, netns: OwnedFd) -> Result<Vec<IpAddr>, EdgeError> {
+        let path = podnet::cni::path_held_by(self.holder, netns.as_fd());
+        let path = path.map_err(|e| EdgeError::new("finding the Pod's network namespace", e))?;
+        let added = self.cni.add(&plugins_view(pod), netns.as_fd(), &path).await;
+        added.map_err(|e| EdgeError::new("connecting the Pod", e))
+    }
+
+    async fn detach(&self, pod_uid: &str) -> Result<(), EdgeError> {
+        self.cni.del(pod_uid).await.map_err(|e| EdgeError::new("disconnecting the Pod", e))
+    }
+
+    /// Its addresses are on the plugins' record; whether they still hold is asked.
+    async fn adopt(&self, pod_uid: &str, _addresses: &[IpAddr]) -> Result<(), EdgeError> {
+        self.cni.check(pod_uid).await.map_err(|e| EdgeError::new("checking the Pod's network", e))
+    }
+
+    async fn collect(&self, alive: &BTreeSet<String>) -> Result<(), EdgeError> {
+        let failures = self.cni.collect(alive).await;
+        let text: Vec<String> = failures.iter().map(ToString::to_string).collect();
+        if text.is_empty() { Ok(()) } else { Err(EdgeError(text.join("; "))) }
+    }
+}
+
+/// A Pod as plugins are told of it.
+fn plugins_view(pod: &Pod) -> podnet::cni::Pod {
+    let mapping = |port: pod::WantedPort<'_>| podnet::cni::PortMapping {
+        host_ip: port.host_ip,
+        host_port: port.host_port,
+        container_port: port.container_port,
+        protocol: port.protocol.to_lowercase(),
+    };
+    podnet::cni::Pod {
+        uid: pod::uid(pod).to_owned(),
+        namespace: pod::namespace(pod).to_owned(),
+        name: pod::name(pod).to_owned(),
+        ports: pod::wanted_ports(pod).map(mapping).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::*;
+
+    #[test]
+    fn plugins_are_told_of_the_ports_that_a_pod_wants_of_its_node() {
+        let pod = serde_json::from_value(serde_json::json!({
+            "metadata": {"name": "web", "namespace": "shop", "uid": "u-1"},
+            "spec": {"containers": [{"name": "a", "ports": [
+                {"containerPort": 80, "hostPort": 8080, "protocol": "UDP", "hostIP": "192.0.2.1"},
+                {"containerPort": 81}, {"containerPort": 82, "hostPort": 0}]}],
+                "initContainers": [{"name": "b", "restartPolicy": "Always", "ports": [{"containerPort": 83, "hostPort": 8083}]}]},
+        }));
+        let view = plugins_view(&pod.unwrap());
+        assert_eq!((view.uid.as_str(), view.namespace.as_str(), view.name.as_str()), ("u-1", "shop", "web"));
+        let mut ports: Vec<(u16, u16, &str, bool)> = view
+            .ports
+            .iter()
+            .map(|p| (p.host_port, p.container_port, p.protocol.as_str(), p.host_ip.is_some()))
+            .collect();
+        ports.sort();
+        assert_eq!(ports, [(8080, 80, "udp", true), (8083, 83, "tcp", false)]);
     }
 }

@@ -5,6 +5,7 @@
 //! * [`PeerRoutes`]: a node's routes to the Pods of the other nodes.
 //! * [`AnsweredAddresses`]: the further addresses that a node answers for.
 //! * [`PodNetwork`]: a node's Pods, each with a /32 (and /128) on a veth of its own, routed by the node.
+//! * [`cni::Cni`]: the same by other people's plugins.
 //!
 //! All of it is level-triggered: every call may be repeated, finds what is there, and makes what is missing, so a crash at
 //! any point is repaired by the next start. Planning (which subnet, which address, which messages) is pure; the edge is
@@ -14,6 +15,7 @@
 //! Specifications: rtnetlink(7), veth(4), Documentation/networking/ip-sysctl.rst of the kernel.
 
 mod answered;
+pub mod cni;
 mod error;
 mod host;
 mod ipam;

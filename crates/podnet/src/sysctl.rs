@@ -24,10 +24,10 @@ pub(crate) fn set(name: &str, value: &str) -> Result<()> {
     fs::write(path(name), value).map_err(|e| Error::system(format!("set sysctl net/{name} to {value}"), e))
 }
 
-/// Sets it where the kernel has it: IPv6 or connection tracking may be absent.
-pub(crate) fn set_if_there(name: &str, value: &str) -> Result<()> {
+/// Sets it where the kernel has it: IPv6 or connection tracking may be absent. Gives whether it has.
+pub(crate) fn set_if_there(name: &str, value: &str) -> Result<bool> {
     match set(name, value) {
-        Err(Error::System { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result,
+        Err(Error::System { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(false),
+        result => result.map(|()| true),
     }
 }

@@ -33,7 +33,7 @@ use crate::alloc::Allocators;
 use crate::auth::AuthError;
 use crate::auth::reviews::Reviews;
 use crate::auth::token::Tokens;
-use crate::config::Config;
+use crate::config::{Config, Enforcement};
 use crate::resource::GroupResource;
 use crate::strategy::Strategy;
 use rules::Rules;
@@ -42,7 +42,7 @@ use rules::Rules;
 pub struct Kinds {
     tokens: Arc<Tokens>,
     allocators: Arc<Allocators>,
-    enforces_policies: bool,
+    policies: Enforcement,
 }
 
 impl Kinds {
@@ -51,8 +51,8 @@ impl Kinds {
     /// # Errors
     /// The service account key of the configuration is no key.
     pub fn new(config: &Config) -> Result<Self, AuthError> {
-        let (allocators, enforces_policies) = (Allocators::new(config), config.enforces_policies);
-        Ok(Kinds { tokens: Arc::new(Tokens::new(config)?), allocators, enforces_policies })
+        let (allocators, policies) = (Allocators::new(config), config.policies);
+        Ok(Kinds { tokens: Arc::new(Tokens::new(config)?), allocators, policies })
     }
 
     /// The rules of a kind; kinds without rules of their own get the generic ones.
@@ -66,10 +66,11 @@ impl Kinds {
             ("", "services") => Arc::new(service::Services { allocators: self.allocators.clone() }),
             ("", "serviceaccounts") => Arc::new(config::ServiceAccounts { tokens }),
             ("", "persistentvolumeclaims") => Arc::new(storage::Claims),
-            ("networking.k8s.io", "networkpolicies") if self.enforces_policies => {
-                Arc::new(network::NETWORK_POLICY)
-            }
-            ("networking.k8s.io", "networkpolicies") => Arc::new(network::IDLE_NETWORK_POLICY),
+            ("networking.k8s.io", "networkpolicies") => Arc::new(match self.policies {
+                Enforcement::Full => network::NETWORK_POLICY,
+                Enforcement::Partial => network::DOUBTFUL_NETWORK_POLICY,
+                Enforcement::Off => network::IDLE_NETWORK_POLICY,
+            }),
             ("networking.k8s.io", "ingresses") => Arc::new(ingress::Ingresses),
             ("rbac.authorization.k8s.io", "roles" | "clusterroles") => Arc::new(access::Roles),
             ("rbac.authorization.k8s.io", _) => Arc::new(access::Bindings),

@@ -206,6 +206,16 @@ pub const IDLE_NETWORK_POLICY: Rules = Rules {
     ..NETWORK_POLICY
 };
 
+/// NetworkPolicies where packets may go around who enforces them.
+pub const DOUBTFUL_NETWORK_POLICY: Rules = Rules {
+    create: |cx, _| {
+        cx.warn(
+            "this cluster's CNI plugin may lead packets around the node: NetworkPolicies are enforced only on those that pass it",
+        );
+    },
+    ..NETWORK_POLICY
+};
+
 fn policy_port(port: &Value, path: &str, errors: &mut FieldErrors) {
     errors.one_of(port, path, "protocol", PROTOCOLS);
     let end = int(port, "endPort");

@@ -58,7 +58,7 @@ impl World {
             advertise_port: 8443,
             service_cidr: "10.96.0.0/12".parse().unwrap(),
             node_ports: 30000..=32767,
-            enforces_policies: true,
+            policies: apiserver::Enforcement::Full,
             client_ca: vec![ca_der.clone()],
             service_account_key: KeyPair::generate().unwrap().serialize_pem(),
             service_account_issuer: "https://kubernetes.default.svc.cluster.local".into(),

@@ -77,7 +77,7 @@ pub async fn make(agent: &Agent, pod: &Pod) -> Result<Made, String> {
 
 async fn fill(agent: &Agent, pod: &Pod) -> Result<Made, String> {
     let host = pod::host_network(pod);
-    let ips = if host { agent.config.node_ips.clone() } else { connect(agent, pod::uid(pod)).await? };
+    let ips = if host { agent.config.node_ips.clone() } else { connect(agent, pod).await? };
     files(agent, pod, &ips).map_err(|e| format!("cannot write the Pod's files: {e}"))?;
     let pause = match &agent.config.pause {
         Some(pause) if pod::spec(pod).share_process_namespace == Some(true) => {
@@ -88,9 +88,9 @@ async fn fill(agent: &Agent, pod: &Pod) -> Result<Made, String> {
     Ok(Made { ips, pause })
 }
 
-async fn connect(agent: &Agent, uid: &str) -> Result<Vec<IpAddr>, String> {
-    let netns = agent.containers.sandbox_netns(uid).await.map_err(|e| e.to_string())?;
-    agent.network.attach(uid, netns).await.map_err(|e| e.to_string())
+async fn connect(agent: &Agent, pod: &Pod) -> Result<Vec<IpAddr>, String> {
+    let netns = agent.containers.sandbox_netns(pod::uid(pod)).await.map_err(|e| e.to_string())?;
+    agent.network.attach(pod, netns).await.map_err(|e| e.to_string())
 }
 
 async fn runtime_class(agent: &Agent, pod: &Pod) -> Result<(), String> {

@@ -3,6 +3,7 @@
 use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
@@ -28,8 +29,9 @@ pub struct Options {
     #[arg(short, long, value_parser = clap::value_parser!(u8).range(1..=i64::from(MAX_NODES)))]
     nodes: Option<u8>,
     /// The network, kept for the next start: auto enforces network policies, kubenet does not; names of plugins that
-    /// scripts pass mean auto, with a note.
-    #[arg(long, value_name = "NAME")]
+    /// scripts pass mean auto, with a note. A path (a .conflist, or a directory such as /etc/cni/net.d) has CNI plugins
+    /// connect the Pods; they are looked for in $CNI_PATH, else /opt/cni/bin and /usr/lib/cni.
+    #[arg(long, value_name = "NAME|PATH")]
     cni: Option<String>,
     /// The Kubernetes version that is wanted; another than the one served is taken with a note.
     #[arg(long, value_name = "VERSION")]
@@ -58,6 +60,9 @@ const PLAIN: &str = "kubenet";
 /// Plugins that minikube installs by name.
 const PLUGINS: [&str; 4] = ["calico", "cilium", "flannel", "kindnet"];
 
+/// Where CNI plugins are by convention, and where Debian has them.
+const PLUGIN_DIRS: [&str; 2] = ["/opt/cni/bin", "/usr/lib/cni"];
+
 impl Options {
     /// What to say about options that choose nothing here.
     ///
@@ -72,10 +77,21 @@ impl Options {
             ));
         } else if cni == PLAIN {
             notes.push(format!("--cni={cni}: network policies are kept but not enforced"));
+        } else if let Some(path) = as_path(cni) {
+            let config = podnet::cni::NetworkConfig::load(path)?;
+            podnet::cni::installed(&config, &plugin_dirs())?;
+            let services: ipnet::IpNet = cluster::SERVICE_CIDR.parse().context("the service network")?;
+            let overlaps = |net: &ipnet::IpNet| net.contains(&services) || services.contains(net);
+            if let Some(net) = config.subnets().into_iter().find(overlaps) {
+                bail!("--cni={cni}: its subnet {net} overlaps the Services' {services}; give it another one");
+            }
+            let plugin = config.main_plugin();
+            notes.push(format!("--cni={cni}: the CNI plugin {plugin:?} connects the Pods"));
         } else if !COMES_WITH_IT.contains(&cni) {
             let near = did_you_mean(cni, PLUGINS.into_iter().chain(COMES_WITH_IT).chain([PLAIN]));
             bail!(
-                "--cni={cni}: the network is skiff's own, and others are not installed{near}; leave the flag out"
+                "--cni={cni}: the network is skiff's own, and others are not installed{near}; leave the flag out, or give \
+                 the path of a CNI configuration"
             );
         }
         if let Some(version) = &self.kubernetes_version {
@@ -97,15 +113,35 @@ impl Options {
     /// Records the network that is asked for; a cluster that runs has its own until it is stopped.
     fn choose_network(&self, profile: &Profile) -> anyhow::Result<()> {
         let Some(cni) = &self.cni else { return Ok(()) };
-        let (kept, wanted) = (profile.cni()?, if cni == PLAIN { Cni::Kubenet } else { Cni::Auto });
-        if wanted == kept {
+        let wanted = match as_path(cni) {
+            Some(path) => {
+                let config = path.canonicalize().with_context(|| format!("--cni={cni}"))?;
+                Cni::Plugins { config, dirs: plugin_dirs() }
+            }
+            None if cni == PLAIN => Cni::Kubenet,
+            None => Cni::Auto,
+        };
+        if wanted == profile.cni()? {
             return Ok(());
         }
         if ask(&profile.control_plane().control_socket(), &Request::Status, |_| ())?.is_some() {
             let (name, stop) = (&profile.name, advice("stop", &profile.name));
             bail!("--cni={cni}: the cluster {name:?} runs with another network; stop it first: {stop}");
         }
-        Ok(profile.set_cni(wanted)?)
+        Ok(profile.set_cni(&wanted)?)
+    }
+}
+
+/// A value of --cni that is no name.
+fn as_path(cni: &str) -> Option<&Path> {
+    cni.contains('/').then_some(Path::new(cni))
+}
+
+/// Where CNI plugins are looked for.
+fn plugin_dirs() -> Vec<PathBuf> {
+    match std::env::var_os("CNI_PATH").filter(|path| !path.is_empty()) {
+        Some(path) => std::env::split_paths(&path).collect(),
+        None => PLUGIN_DIRS.map(PathBuf::from).into(),
     }
 }
 
@@ -284,10 +320,30 @@ mod tests {
         for (line, part) in [
             ("start --cni=calic", "did you mean \"calico\"?"),
             ("start --cni=false", "leave the flag out"),
+            ("start --cni=/no/such/dir", "CNI configuration /no/such/dir: No such file"),
             ("start --kubernetes-version=newest", "give a version such as"),
         ] {
             let error = notes(line).unwrap_err().to_string();
             assert!(error.contains(part), "{error}");
         }
+    }
+
+    #[test]
+    fn a_network_of_plugins_is_read_before_anything_is_started() {
+        let dir = tempfile::tempdir().unwrap();
+        let said = |ipam: &str| {
+            let config =
+                format!(r#"{{"cniVersion": "1.0.0", "name": "n", "type": "bridge", "ipam": {ipam}}}"#);
+            std::fs::write(dir.path().join("10-n.conf"), config).unwrap();
+            let line = format!("start --cni={}", dir.path().display());
+            notes(&line).map_or_else(|error| error.to_string(), |notes| notes.join("; "))
+        };
+        let said_of = |subnet: &str| said(&format!(r#"{{"type": "host-local", "subnet": "{subnet}"}}"#));
+        assert!(said_of("10.22.0.0/16").ends_with("the CNI plugin \"bridge\" connects the Pods"));
+        assert!(said_of("10.99.0.0/24").contains("10.99.0.0/24 overlaps the Services' 10.96.0.0/12"));
+        assert!(
+            said(r#"{"type": "no-such-ipam"}"#)
+                .contains("\"no-such-ipam\" is not in /opt/cni/bin, /usr/lib/cni")
+        );
     }
 }

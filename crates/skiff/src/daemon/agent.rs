@@ -11,12 +11,14 @@ use cluster::pki::{Authority, Subject};
 use cluster::{BUILTIN_IMAGE, CLUSTER_DOMAIN, DNS_SERVICE};
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::RecordType;
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Node;
 use kube::{Api, Client};
-use tokio::sync::watch;
+use tokio::sync::{OnceCell, watch};
 
 use super::components::{Parts, Tasks};
 use super::edges::{NodePods, OnHost, forward_host_ports};
+use super::plugins::Plugins;
 use super::{Running, answer, network, tls};
 
 /// The port of kubelets.
@@ -53,9 +55,12 @@ impl Parts {
     ) -> anyhow::Result<watch::Receiver<bool>> {
         let node_client = client(&self.node_user())?;
         let gate = self.policies(client("system:network-policy")?, tasks)?;
-        let network = NodePods::new(node_client.clone(), self.member.name(), self.netns.clone(), gate);
-        let host_ports =
+        let network = self.pods(node_client.clone(), gate);
+        let mut host_ports =
             self.node_agent(authority, node_client.clone(), images.clone(), network, events, tasks)?;
+        if self.plugins.as_ref().is_some_and(Plugins::map_ports) {
+            host_ports = watch::channel(Vec::new()).1;
+        }
         let proxied = self.proxy(client("system:kube-proxy")?, host_ports, tasks)?;
         self.dns_relay(tasks)?;
         let (name, netns) = (self.member.name(), self.netns.clone());
@@ -66,6 +71,19 @@ impl Parts {
             ("the routes to other nodes", ended.unwrap_or(Ok(())))
         });
         Ok(proxied)
+    }
+
+    /// The network of this node's Pods: our own, or that of plugins.
+    fn pods(&self, client: Client, gate: Option<netpol::Gate>) -> NodePods {
+        NodePods {
+            client,
+            node_name: self.member.name(),
+            netns: self.netns.clone(),
+            shim: self.shim.pid(),
+            plugins: self.plugins.clone(),
+            network: OnceCell::new(),
+            gate,
+        }
     }
 
     /// The label by which `kubectl get nodes` shows what a node is for.
@@ -164,6 +182,13 @@ impl Parts {
         Ok(Some(gate))
     }
 
+    /// Where Pods' addresses are from.
+    fn pod_networks(&self) -> anyhow::Result<Vec<IpNet>> {
+        let mut networks = vec![cluster::POD_CIDR.parse().context("the pod network")?];
+        networks.extend(self.plugins.iter().flat_map(Plugins::pod_networks));
+        Ok(networks)
+    }
+
     /// The service proxy; gives a sign once its rules are in the kernel.
     fn proxy(
         &self,
@@ -177,7 +202,7 @@ impl Parts {
         let config = proxy::ProxyConfig {
             node_name: self.member.name(),
             node_ips: vec![IpAddr::V4(self.address)],
-            pod_cidrs: vec![cluster::POD_CIDR.parse().context("the pod network")?],
+            pod_cidrs: self.pod_networks()?,
             service_cidrs: vec![cluster::SERVICE_CIDR.parse().context("the service network")?],
             host_ports: ports,
             answered,

@@ -14,6 +14,7 @@ use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::plugins::Plugins;
 use super::report::Report;
 use super::{network, node, remote};
 
@@ -32,6 +33,7 @@ pub async fn run(member: &Member, report: Arc<Report>, stop: CancellationToken) 
         runtime::Runtime::start_or_connect(shim_options(member)).await.context("start the node")?;
     let netns = Arc::new(shim.node_netns().await.context("open the node's network namespace")?);
     let (network, address) = network::prepare(member, netns.clone()).await?;
+    let plugins = Plugins::of(member, netns.clone()).await.context("prepare the Pods' network")?;
     let in_node = netns.try_clone().context("open the node's network namespace")?;
     let node_runtime = node::runtime("node", 2, Some(in_node))?;
     let parts = Parts {
@@ -40,6 +42,7 @@ pub async fn run(member: &Member, report: Arc<Report>, stop: CancellationToken) 
         address,
         shim: shim.clone(),
         netns,
+        plugins,
         host: Handle::current(),
         components: CancellationToken::new(),
         daemon: stop,
@@ -73,6 +76,8 @@ pub(super) struct Parts {
     pub address: Ipv4Addr,
     pub shim: runtime::Runtime,
     pub netns: Arc<OwnedFd>,
+    /// Who connects the Pods, if not we ourselves.
+    pub plugins: Option<Plugins>,
     /// The runtime on the host's side.
     pub host: Handle,
     /// Ends the components.

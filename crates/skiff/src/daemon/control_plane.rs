@@ -49,7 +49,7 @@ impl Parts {
             advertise_port: API_PORT,
             service_cidr: cluster::SERVICE_CIDR.parse().context("the service network")?,
             node_ports: 30000..=32767,
-            enforces_policies: self.member.profile.cni()? == cluster::Cni::Auto,
+            policies: self.enforcement()?,
             client_ca: vec![authority.certificate.clone()],
             service_account_key: authority.service_account_key_pem.clone(),
             service_account_issuer: format!("https://kubernetes.default.svc.{CLUSTER_DOMAIN}"),
@@ -65,6 +65,15 @@ impl Parts {
             ("the API server", Ok(()))
         });
         Ok(api)
+    }
+
+    /// How far this cluster enforces network policies.
+    fn enforcement(&self) -> anyhow::Result<apiserver::Enforcement> {
+        Ok(match &self.plugins {
+            Some(plugins) => plugins.enforcement(),
+            None if self.member.profile.cni()? == cluster::Cni::Kubenet => apiserver::Enforcement::Off,
+            None => apiserver::Enforcement::Full,
+        })
     }
 
     fn api_identity(&self, authority: &Authority) -> anyhow::Result<Identity> {

@@ -1,39 +1,42 @@
 //! Where the node agent meets the parts of this process: the Pod network, the image store on the host's side, and the
 //! service proxy's host ports.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use k8s_openapi::api::core::v1::Node;
-use kube::{Api, Client};
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::{Api, Client, ResourceExt};
 use kubelet::edge::{EdgeError, Image, Images, Network, PullSecret};
-use kubelet::real::PodNet;
+use kubelet::real::{PluginNet, PodNet};
 use tokio::runtime::Handle;
 use tokio::sync::{OnceCell, watch};
 
-/// The Pod network of a node. Its range is the Node's `spec.podCIDRs`, which a controller gives once the Node exists.
+use super::plugins::Plugins;
+
+/// The Pod network of a node, opened at the first use. Its range is the Node's `spec.podCIDRs`, which a controller gives
+/// once the Node exists.
 pub struct NodePods {
-    client: Client,
-    node_name: String,
-    netns: Arc<OwnedFd>,
-    network: OnceCell<PodNet>,
+    pub client: Client,
+    pub node_name: String,
+    pub netns: Arc<OwnedFd>,
+    /// The process that holds Pods' namespaces open.
+    pub shim: i32,
+    /// Who connects Pods, if not we ourselves.
+    pub plugins: Option<Plugins>,
+    pub network: OnceCell<Arc<dyn Network>>,
     /// Where a Pod waits for its network policies, if they are enforced.
-    gate: Option<netpol::Gate>,
+    pub gate: Option<netpol::Gate>,
 }
 
 impl NodePods {
-    /// Opened at the first use.
-    pub fn new(client: Client, node_name: String, netns: Arc<OwnedFd>, gate: Option<netpol::Gate>) -> Self {
-        Self { client, node_name, netns, network: OnceCell::new(), gate }
-    }
-
-    async fn network(&self) -> Result<&PodNet, EdgeError> {
+    async fn network(&self) -> Result<&Arc<dyn Network>, EdgeError> {
         self.network.get_or_try_init(|| self.open()).await
     }
 
-    async fn open(&self) -> Result<PodNet, EdgeError> {
+    async fn open(&self) -> Result<Arc<dyn Network>, EdgeError> {
         let nodes: Api<Node> = Api::all(self.client.clone());
         let ranges_of =
             |node: &Node| node.spec.as_ref().and_then(|s| s.pod_cidrs.clone()).unwrap_or_default();
@@ -43,16 +46,20 @@ impl NodePods {
         let ranges = node.as_ref().map(ranges_of).unwrap_or_default();
         let ranges: Result<Vec<ipnet::IpNet>, _> = ranges.iter().map(|r| r.parse()).collect();
         let ranges = ranges.map_err(|e| EdgeError::new("reading the node's podCIDRs", e))?;
-        PodNet::open(self.netns.clone(), ranges).await
+        let netns = self.netns.clone();
+        Ok(match &self.plugins {
+            Some(plugins) => Arc::new(PluginNet::open(netns, plugins.options(ranges), self.shim).await?),
+            None => Arc::new(PodNet::open(netns, ranges).await?),
+        })
     }
 }
 
 #[async_trait]
 impl Network for NodePods {
-    async fn attach(&self, pod_uid: &str, netns: OwnedFd) -> Result<Vec<IpAddr>, EdgeError> {
-        let addresses = self.network().await?.attach(pod_uid, netns).await?;
+    async fn attach(&self, pod: &Pod, netns: OwnedFd) -> Result<Vec<IpAddr>, EdgeError> {
+        let addresses = self.network().await?.attach(pod, netns).await?;
         if let Some(gate) = &self.gate {
-            let passed = gate.pass(pod_uid, &addresses).await;
+            let passed = gate.pass(&pod.uid().unwrap_or_default(), &addresses).await;
             passed.map_err(|e| EdgeError::new("protecting the Pod", e))?;
         }
         Ok(addresses)
@@ -63,9 +70,17 @@ impl Network for NodePods {
     }
 
     async fn adopt(&self, pod_uid: &str, addresses: &[IpAddr]) -> Result<(), EdgeError> {
-        self.network().await?.adopt(pod_uid, addresses).await?;
         let told = self.gate.as_ref().map_or(Ok(()), |gate| gate.tell(pod_uid, addresses));
-        told.map_err(|e| EdgeError::new("protecting the Pod", e))
+        told.map_err(|e| EdgeError::new("protecting the Pod", e))?;
+        self.network().await?.adopt(pod_uid, addresses).await
+    }
+
+    async fn collect(&self, alive: &BTreeSet<String>) -> Result<(), EdgeError> {
+        // Only plugins leave anything; of our own network it went with the Pods' namespaces.
+        if self.plugins.is_none() {
+            return Ok(());
+        }
+        self.network().await?.collect(alive).await
     }
 }
 

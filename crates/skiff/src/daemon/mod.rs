@@ -14,6 +14,7 @@ mod edges;
 pub mod network;
 pub mod node;
 mod nodes;
+mod plugins;
 mod remote;
 mod report;
 mod tls;

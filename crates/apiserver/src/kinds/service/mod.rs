@@ -121,7 +121,7 @@ pub(crate) mod tests {
             advertise_port: 8443,
             service_cidr: "10.96.0.0/12".parse().unwrap(),
             node_ports: 30000..=32767,
-            enforces_policies: true,
+            policies: crate::config::Enforcement::Full,
             client_ca: vec![],
             service_account_key: crate::auth::jwt::tests::key_pem(),
             service_account_issuer: "https://kubernetes.default.svc.cluster.local".into(),
