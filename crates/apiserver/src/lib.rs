@@ -19,6 +19,7 @@ pub mod crd;
 pub mod discovery;
 pub mod expire;
 pub mod field;
+pub mod flow;
 pub mod identity;
 pub mod inprocess;
 pub mod jsonpath;

@@ -1,7 +1,6 @@
 //! OpenAPI documents, made from the table of types and the served resources when first asked for.
 //!
-//! `/openapi/v2` in protobuf is the smallest one that every kubectl accepts; in JSON it is the whole. What is kept are
-//! bytes, per set of served kinds.
+//! What is kept are bytes, per set of served kinds.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -32,7 +31,7 @@ struct Made {
 
 impl Documents {
     /// The document under a name, made if it is not there for these kinds. Two clients may make it at once; one wins.
-    fn get(&self, registry: &Arc<Registry>, name: &str, make: impl FnOnce() -> Value) -> Bytes {
+    fn get(&self, registry: &Arc<Registry>, name: &str, make: impl FnOnce() -> Vec<u8>) -> Bytes {
         {
             let mut made = self.0.lock();
             if !made.registry.as_ref().is_some_and(|known| Arc::ptr_eq(known, registry)) {
@@ -42,7 +41,7 @@ impl Documents {
                 return bytes.clone();
             }
         }
-        let bytes = Bytes::from(make().to_string());
+        let bytes = Bytes::from(make());
         self.0.lock().bytes.insert(name.to_owned(), bytes.clone());
         bytes
     }
@@ -60,19 +59,24 @@ pub fn answer(api: &ApiServer, path: &str, headers: &HeaderMap) -> Result<Answer
     let registry = api.core.registry.load_full();
     match path {
         "/openapi/v2" if wants_protobuf(headers) => {
-            Ok(Answer::bytes(200, V2_PROTOBUF, openapi::v2_minimal_protobuf(GIT_VERSION)))
+            let make = || openapi::v2_protobuf(&whole(&registry));
+            Ok(Answer::bytes(200, V2_PROTOBUF, api.documents.get(&registry, V2_PROTOBUF, make)))
         }
         "/openapi/v2" => {
-            Ok(Answer::bytes(200, JSON, api.documents.get(&registry, path, || whole(&registry))))
+            Ok(Answer::bytes(200, JSON, api.documents.get(&registry, path, || text(&whole(&registry)))))
         }
         "/openapi/v3" => Ok(Answer::json(200, &index(&registry))),
         _ => {
             let name = path.strip_prefix("/openapi/v3/").ok_or_else(Status::path_not_found)?;
             let version = registry.versions.iter().find(|v| document_name(v) == name);
             let version = version.ok_or_else(Status::path_not_found)?;
-            Ok(Answer::bytes(200, JSON, api.documents.get(&registry, name, || group(version))))
+            Ok(Answer::bytes(200, JSON, api.documents.get(&registry, name, || text(&group(version)))))
         }
     }
+}
+
+fn text(document: &Value) -> Vec<u8> {
+    document.to_string().into_bytes()
 }
 
 fn wants_protobuf(headers: &HeaderMap) -> bool {

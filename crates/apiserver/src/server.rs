@@ -20,6 +20,7 @@ use crate::connect;
 use crate::core::{Call, Core};
 use crate::crd;
 use crate::expire;
+use crate::flow::{self, Flow};
 use crate::identity::{Attributes, UserInfo};
 use crate::metrics::Metrics;
 use crate::objects::Objects;
@@ -62,6 +63,7 @@ pub struct ApiServer {
     pub(crate) core: Arc<Core>,
     pub(crate) auth: Auth,
     objects: Arc<dyn Objects>,
+    flow: Flow,
     pub(crate) metrics: Metrics,
     pub(crate) documents: paths::Documents,
 }
@@ -88,7 +90,7 @@ impl ApiServer {
         tokio::spawn(expire::run(core.clone()));
         tokio::spawn(quota::follow::run(core.clone()));
         let (metrics, documents) = (Metrics::default(), paths::Documents::default());
-        Ok(Arc::new(ApiServer { core, auth, objects, metrics, documents }))
+        Ok(Arc::new(ApiServer { core, auth, objects, flow: Flow::default(), metrics, documents }))
     }
 
     /// Direct access to the objects, for code of this process that must not depend on HTTP.
@@ -122,7 +124,9 @@ impl ApiServer {
         warnings: &Arc<Mutex<Vec<String>>>,
     ) -> Result<Answer, Status> {
         let (parts, body) = request.into_parts();
-        let user = match parts.extensions.get::<Trusted>() {
+        let trusted = parts.extensions.get::<Trusted>();
+        let inside = trusted.is_some();
+        let user = match trusted {
             Some(trusted) => UserInfo::clone(&trusted.0),
             None => {
                 let found =
@@ -134,6 +138,8 @@ impl ApiServer {
         if !decision.allowed {
             return Err(auth::forbidden(&user, attributes, &decision.reason));
         }
+        let takes_place = !inside && !flow::is_long_running(attributes, &query);
+        let _place = if takes_place { Some(self.flow.enter(&user).await?) } else { None };
         let Some(path) = path else {
             return paths::answer(self, &parts, &query).await;
         };

@@ -4,55 +4,11 @@
 
 mod common;
 
-use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::Stdio;
 
-/// One kubectl with its own cache, pointed at the server.
-struct Kubectl {
-    version: Option<&'static str>,
-    config: PathBuf,
-    cache: PathBuf,
-}
-
-impl Kubectl {
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = common::kubectl(self.version).unwrap();
-        command.env("KUBECONFIG", &self.config).arg("--cache-dir").arg(&self.cache).args(arguments);
-        command
-    }
-
-    fn output(&self, arguments: &[&str], input: &str) -> Output {
-        let mut child = self
-            .command(arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-        child.wait_with_output().unwrap()
-    }
-
-    /// What a successful command prints.
-    fn run(&self, arguments: &[&str]) -> String {
-        self.feed(arguments, "")
-    }
-
-    fn feed(&self, arguments: &[&str], input: &str) -> String {
-        let output = self.output(arguments, input);
-        let error = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.success(), "kubectl {:?} {arguments:?}: {error}", self.version);
-        String::from_utf8(output.stdout).unwrap().trim().to_owned()
-    }
-
-    /// What a failing command complains about.
-    fn fail(&self, arguments: &[&str], input: &str) -> String {
-        let output = self.output(arguments, input);
-        assert!(!output.status.success(), "kubectl {:?} {arguments:?} succeeded", self.version);
-        String::from_utf8(output.stderr).unwrap().trim().to_owned()
-    }
-}
+use common::Kubectl;
 
 const MANIFEST: &str = "apiVersion: v1
 kind: ConfigMap

@@ -34,6 +34,28 @@ const SHALLOW: usize = 16;
 const STACK: usize = 64 << 20;
 /// Compiled expressions are kept by their text, so many.
 const KEPT: usize = 4096;
+/// Types and libraries, which stand where variables may.
+const WORDS: [&str; 19] = [
+    "bool",
+    "bytes",
+    "cel",
+    "cidr",
+    "double",
+    "duration",
+    "dyn",
+    "format",
+    "int",
+    "ip",
+    "list",
+    "map",
+    "math",
+    "null_type",
+    "optional",
+    "sets",
+    "string",
+    "timestamp",
+    "uint",
+];
 /// The function that loops ask; no expression can name it.
 const TICK: &str = "@tick";
 
@@ -185,7 +207,8 @@ fn parse(source: &str) -> Result<Program, String> {
         if depth > usize::from(DEEPEST) {
             return Err(format!("expression nests deeper than {DEEPEST}"));
         }
-        let variables = expression.references().variables().into_iter().map(str::to_owned).collect();
+        let mut variables = Vec::new();
+        free(&mut expression, &mut Vec::new(), &mut variables);
         bound(&mut expression);
         Ok(Program { expression, variables, depth })
     })?
@@ -245,6 +268,31 @@ fn depth(expression: &mut IdedExpr) -> usize {
     1 + parts(expression).into_iter().map(depth).max().unwrap_or(0)
 }
 
+/// The names that an expression takes from outside: not its loops' own, nor those of types and libraries.
+fn free(expression: &mut IdedExpr, own: &mut Vec<String>, names: &mut Vec<String>) {
+    if let Expr::Ident(name) = &expression.expr {
+        let known = own.contains(name) || WORDS.contains(&name.as_str()) || names.contains(name);
+        if !known {
+            names.push(name.clone());
+        }
+        return;
+    }
+    let Expr::Comprehension(turns) = &mut expression.expr else {
+        parts(expression).into_iter().for_each(|part| free(part, own, names));
+        return;
+    };
+    for part in [&mut turns.iter_range, &mut turns.accu_init] {
+        free(part, own, names);
+    }
+    let outer = own.len();
+    own.extend([turns.iter_var.clone(), turns.accu_var.clone()]);
+    own.extend(turns.iter_var2.clone());
+    for part in [&mut turns.loop_cond, &mut turns.loop_step, &mut turns.result] {
+        free(part, own, names);
+    }
+    own.truncate(outer);
+}
+
 /// Makes each loop ask before each turn.
 fn bound(expression: &mut IdedExpr) {
     parts(expression).into_iter().for_each(bound);
@@ -285,6 +333,10 @@ mod tests {
         ] {
             assert_eq!(eval(source), Ok(Value::Bool(expected)), "{source}");
         }
+        let outside =
+            compile("self.all(a, b.exists(c, c == a && sets.contains([d], e))) && type(self) == int")
+                .unwrap();
+        assert_eq!(outside.variables(), ["self", "b", "d", "e"]);
         assert_eq!(eval("self.missing").unwrap_err(), "no such key: missing");
         assert!(eval("1 +").unwrap_err().contains("Syntax error"), "{:?}", eval("1 +"));
     }

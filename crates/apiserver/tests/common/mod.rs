@@ -2,9 +2,10 @@
 
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
 
+use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 
 use apiserver::{ApiServer, Config};
@@ -217,4 +218,50 @@ pub fn kubectl(version: Option<&str>) -> Option<Command> {
         }
     };
     Some(Command::new(program))
+}
+
+/// One kubectl with its own cache, pointed at the server.
+pub struct Kubectl {
+    pub version: Option<&'static str>,
+    pub config: PathBuf,
+    pub cache: PathBuf,
+}
+
+impl Kubectl {
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = kubectl(self.version).unwrap();
+        command.env("KUBECONFIG", &self.config).arg("--cache-dir").arg(&self.cache).args(arguments);
+        command
+    }
+
+    pub fn output(&self, arguments: &[&str], input: &str) -> Output {
+        let mut child = self
+            .command(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        child.wait_with_output().unwrap()
+    }
+
+    /// What a successful command prints.
+    pub fn run(&self, arguments: &[&str]) -> String {
+        self.feed(arguments, "")
+    }
+
+    pub fn feed(&self, arguments: &[&str], input: &str) -> String {
+        let output = self.output(arguments, input);
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "kubectl {:?} {arguments:?}: {error}", self.version);
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    /// What a failing command complains about.
+    pub fn fail(&self, arguments: &[&str], input: &str) -> String {
+        let output = self.output(arguments, input);
+        assert!(!output.status.success(), "kubectl {:?} {arguments:?} succeeded", self.version);
+        String::from_utf8(output.stderr).unwrap().trim().to_owned()
+    }
 }

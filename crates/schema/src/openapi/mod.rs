@@ -1,35 +1,26 @@
-//! OpenAPI documents over the table: version 3 per group and version, version 2 whole or as the smallest protobuf.
+//! OpenAPI documents over the table: version 3 per group and version, version 2 whole, as JSON or protobuf.
 //!
 //! Clients read them for three things: `kubectl explain` wants descriptions, and finds a kind through the *paths*;
 //! `kubectl create/apply` looks whether the PATCH operation of a kind takes `fieldValidation` and leaves checking to the
 //! server if so; `kubectl apply` may read list types and merge keys. kubectl up to 1.28 reads version 2 as protobuf
-//! first and is content with an empty document.
+//! first; 1.20 takes all it knows from there.
 //!
 //! Documents are large (core/v1: about 1 MB as text). Build one when it is asked for and keep its bytes, not the value.
 
 mod paths;
+mod proto;
 mod schemas;
 
-use crate::protobuf::wire::put_bytes;
 use crate::table::{GROUPS, Table, Type};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 
 pub use paths::Resource;
+pub use proto::document as v2_protobuf;
 pub(crate) use schemas::Version;
 
 /// The title that upstream's documents have.
 const TITLE: &str = "Kubernetes";
-
-/// An OpenAPI v2 document (`openapi.v2.Document`) in protobuf with nothing but `swagger` and `info`.
-pub fn v2_minimal_protobuf(version: &str) -> Vec<u8> {
-    let (mut info, mut document) = (Vec::new(), Vec::new());
-    put_bytes(&mut info, 1, TITLE.as_bytes());
-    put_bytes(&mut info, 2, version.as_bytes());
-    put_bytes(&mut document, 1, b"2.0");
-    put_bytes(&mut document, 2, &info);
-    document
-}
 
 /// The OpenAPI v2 document with all definitions of the groups served. `served` lists group, version, resources.
 pub fn v2_json(served: &[(&str, &str, Vec<Resource<'_>>)], version: &str) -> Value {

@@ -201,13 +201,13 @@ impl Writer<'_> {
                 );
                 out["responses"][code] = json!({"description": "OK", "schema": answer});
                 out["produces"] = json!(["application/json"]);
-                out["consumes"] = if patched { json!(PATCH_TYPES) } else { json!(["*/*"]) };
+                out["consumes"] = if patched { json!(self.patch_types()) } else { json!(["*/*"]) };
             }
             Version::Three => {
                 out["responses"][code] =
                     json!({"description": "OK", "content": {"application/json": {"schema": answer}}});
                 if let Some(body) = body {
-                    let types: &[&str] = if patched { &PATCH_TYPES } else { &["*/*"] };
+                    let types: Vec<&str> = if patched { self.patch_types() } else { vec!["*/*"] };
                     let content =
                         types.iter().map(|kind| ((*kind).to_owned(), json!({"schema": body.clone()})));
                     out["requestBody"] = json!({"content": content.collect::<Map<_, _>>()});
@@ -215,6 +215,14 @@ impl Writer<'_> {
             }
         }
         out["parameters"] = parameters.into();
+    }
+
+    /// Kinds that are not built in have no merge keys: clients choose the patch by what stands here.
+    fn patch_types(&self) -> Vec<&'static str> {
+        let resource = self.resource;
+        let built_in = Table::builtin().kind(resource.group, resource.version, resource.kind).is_some();
+        let known = |kind: &&str| built_in || !kind.contains("strategic");
+        PATCH_TYPES.into_iter().filter(known).collect()
     }
 
     fn meta(&self, kind: &str) -> Value {

@@ -99,14 +99,7 @@ fn custom_kinds_join() {
 }
 
 #[test]
-fn the_smallest_document_and_the_index() {
-    let mut bytes = vec![0x0a, 3];
-    bytes.extend(b"2.0");
-    bytes.extend([0x12, 16, 0x0a, 10]);
-    bytes.extend(b"Kubernetes");
-    bytes.extend([0x12, 2]);
-    bytes.extend(b"v1");
-    assert_eq!(v2_minimal_protobuf("v1"), bytes);
+fn the_index() {
     assert_eq!(
         v3_index([("api/v1", "AB")]),
         json!({"paths":{"api/v1":{"serverRelativeURL":"/openapi/v3/api/v1?hash=AB"}}})
