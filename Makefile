@@ -9,7 +9,7 @@ PREFIX ?= /usr/local
 IMAGES := $(abspath $(TARGET_DIR))/images
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -E)
 
-.PHONY: help install uninstall run test lint bench fuzz build deps images kubectl
+.PHONY: help install uninstall package docs run test lint bench fuzz build deps images kubectl
 
 help: ## List the tasks
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -18,10 +18,17 @@ build: ## Build the release binary
 	cargo build --release --package skiff
 
 install: build ## Install the binary, manual pages and completions below PREFIX (/usr/local)
-	$(SUDO) hack/install.sh install $(abspath $(RELEASE)) $(DESTDIR)$(PREFIX)
+	$(SUDO) DESTDIR=$(DESTDIR) hack/install.sh install $(abspath $(RELEASE)) $(DESTDIR)$(PREFIX) $(ALIAS)
 
 uninstall: ## Take away what install put there
 	$(SUDO) hack/install.sh uninstall $(DESTDIR)$(PREFIX)
+
+package: build ## Make a Debian package and a tarball in target/package
+	hack/package.sh $(RELEASE) target/package
+
+docs: ## Write docs/commands.md, the reference of all commands, and the figures of docs/comparison.md
+	cargo run --quiet --package skiff -- reference >docs/commands.md
+	hack/figures.py
 
 run: build ## Build, start a cluster and walk through its main job (root or sudo)
 	@$(SUDO) hack/tour.sh $(abspath $(RELEASE))

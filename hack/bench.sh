@@ -2,6 +2,7 @@
 # make bench: every figure of the issues, ours and the peer's side by side, printed and written to bench/*.json.
 set -euo pipefail
 skiff=${1:?usage: bench.sh SKIFF IMAGES}
+images=${2:?usage: bench.sh SKIFF IMAGES}
 cd "$(dirname "$0")/.."
 if [ "$(id -u)" != 0 ]; then
   echo "benchmarks start clusters and need root; run: sudo make bench" >&2
@@ -12,9 +13,11 @@ cargo build --release --package bench
 bench=$(dirname "$skiff")/bench
 config=$(mktemp -d)
 export KUBECONFIG=$config/config
-trap '"$skiff" -p benchrun delete >/dev/null 2>&1 || true; rm -rf "$config"' EXIT
+trap 'for p in benchrun benchuser; do "$skiff" -p "$p" delete >/dev/null 2>&1 || true; done; rm -rf "$config"' EXIT
 
 "$bench" start "$skiff"
+"$bench" user "$skiff" "$images"
 "$skiff" -p benchrun start
 "$bench" pods
 "$bench" api
+hack/figures.py

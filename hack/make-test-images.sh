@@ -4,7 +4,8 @@
 #     hack/make-test-images.sh CACHE_DIR
 #
 # leaves CACHE_DIR/nginx.tar, httpd.tar and busybox.tar (docker-archives named nginx:latest, httpd:latest and
-# busybox:latest). What is there already is kept; remove a file to have it made again.
+# busybox:latest; nginx also under the tag 1.17 that the tutorial's policies ask for). What is there already is kept as
+# long as this file does not change; remove a file to have it made again.
 #
 # Packages are downloaded and unpacked, never installed: no chroot, no maintainer script runs. What those scripts would
 # have done (users, links, directories) is done here by hand. Needs apt-get with package lists, dpkg-deb, tar, ldconfig.
@@ -46,6 +47,8 @@ closure() {
 }
 
 nginx_roots="nginx busybox-static base-files netbase"
+# The dynamic one: a static busybox of Debian's cannot resolve names without the files of its own glibc.
+busybox_roots="busybox libc6 base-files netbase"
 # libgcc-s1: without it worker threads die silently when they end.
 httpd_roots="apache2-bin libgcc-s1 busybox-static base-files netbase media-types"
 
@@ -57,9 +60,9 @@ fetch() {
     echo 'APT::Sandbox::User "root";' >>"$work/apt.conf"
     export APT_CONFIG="$work/apt.conf"
     # shellcheck disable=SC2086
-    apt-cache depends --recurse --important $nginx_roots $httpd_roots >"$work/depends"
+    apt-cache depends --recurse --important $nginx_roots $httpd_roots $busybox_roots >"$work/depends"
     # shellcheck disable=SC2086
-    packages=$(closure $nginx_roots $httpd_roots)
+    packages=$(closure $nginx_roots $httpd_roots $busybox_roots)
     mkdir -p "$cache/debs" "$work/debs"
     # shellcheck disable=SC2086
     (cd "$work/debs" && apt-get -qq --print-uris download $packages) |
@@ -120,9 +123,34 @@ link_applets() {
     done
 }
 
-# pack NAME ROOT CONFIG: writes CACHE/NAME.tar; CONFIG is the JSON of the image's "config".
+# The same for a busybox that needs the root's own libraries to run, and wget's --timeout, which Debian's busybox is
+# built without and everybody else's has.
+chroot_applets() {
+    "$1"/lib64/ld-linux-x86-64.so.2 --library-path "$1/usr/lib/x86_64-linux-gnu" "$1/bin/busybox" --list |
+        while read -r applet; do [ -e "$1/bin/$applet" ] || [ -L "$1/bin/$applet" ] || ln -s busybox "$1/bin/$applet"; done
+    rm "$1/bin/wget"
+    cat >"$1/bin/wget" <<'EOT'
+#!/bin/sh
+limit=900
+for word; do
+    shift
+    case $word in --timeout=*) limit=${word#*=} ;; *) set -- "$@" "$word" ;; esac
+done
+timeout -s INT "$limit" busybox wget "$@"
+code=$?
+# 130: ended by that signal.
+[ "$code" != 130 ] || { echo "wget: download timed out" >&2; code=1; }
+exit "$code"
+EOT
+    chmod 755 "$1/bin/wget"
+}
+
+# pack NAME ROOT CONFIG [TAG...]: writes CACHE/NAME.tar with the tag latest and these; CONFIG is the JSON of the image's
+# "config".
 pack() {
     name=$1 root=$2 config=$3
+    shift 3
+    tags=$(for tag in latest "$@"; do printf ',"%s:%s"' "$name" "$tag"; done)
     out=$work/$name.image
     mkdir "$out"
     tar --create --file "$out/layer.tar" --directory "$root" --sort=name --numeric-owner --owner=0 --group=0 \
@@ -131,7 +159,7 @@ pack() {
     printf '{"architecture":"amd64","os":"linux","created":"2023-11-14T22:13:20Z","config":%s,"rootfs":%s,"history":%s}' \
         "$config" "{\"type\":\"layers\",\"diff_ids\":[\"sha256:$diff_id\"]}" \
         '[{"created":"2023-11-14T22:13:20Z","created_by":"hack/make-test-images.sh"}]' >"$out/config.json"
-    printf '[{"Config":"config.json","RepoTags":["%s:latest"],"Layers":["layer.tar"]}]' "$name" >"$out/manifest.json"
+    printf '[{"Config":"config.json","RepoTags":[%s],"Layers":["layer.tar"]}]' "${tags#,}" >"$out/manifest.json"
     tar --create --file "$work/$name.tar" --directory "$out" --sort=name manifest.json config.json layer.tar
     mv "$work/$name.tar" "$cache/$name.tar"
     rm -rf "$out" "$root"
@@ -142,9 +170,11 @@ env_path='"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"'
 
 make_busybox() {
     root=$work/busybox
-    unpack "$root" busybox-static
+    # shellcheck disable=SC2046,SC2086
+    unpack "$root" $(closure $busybox_roots)
     finish_root "$root"
-    link_applets "$root"
+    rm -rf "$root/usr/lib/x86_64-linux-gnu/gconv" "$root/usr/share/common-licenses"
+    chroot_applets "$root"
     pack busybox "$root" "{\"Env\":[$env_path],\"Cmd\":[\"sh\"]}"
 }
 
@@ -174,7 +204,7 @@ EOF
     grep -q 'Welcome to nginx!' "$root/usr/share/nginx/html/index.html"
     [ -x "$root/usr/sbin/nginx" ]
     pack nginx "$root" "{\"Env\":[$env_path],\"Cmd\":[\"nginx\",\"-g\",\"daemon off;\"],\"StopSignal\":\"SIGQUIT\",\
-\"ExposedPorts\":{\"80/tcp\":{}}}"
+\"ExposedPorts\":{\"80/tcp\":{}}}" 1.17
 }
 
 # Debian's Apache httpd with the places of the image that everybody knows: pages in /usr/local/apache2/htdocs,
@@ -239,6 +269,9 @@ EOF
 \"Cmd\":[\"httpd-foreground\"],\"StopSignal\":\"SIGWINCH\",\"WorkingDir\":\"/usr/local/apache2\",\"ExposedPorts\":{\"80/tcp\":{}}}"
 }
 
+# Images of another recipe are made anew.
+recipe=$(sha256sum "$0" | cut -d' ' -f1)
+[ "$(cat "$cache/recipe" 2>/dev/null)" = "$recipe" ] || rm -f "$cache/busybox.tar" "$cache/nginx.tar" "$cache/httpd.tar"
 wanted=
 for image in busybox nginx httpd; do
     [ -s "$cache/$image.tar" ] || wanted="$wanted $image"
@@ -247,3 +280,4 @@ if [ -n "$wanted" ]; then
     fetch
     for image in $wanted; do "make_$image"; done
 fi
+echo "$recipe" >"$cache/recipe"

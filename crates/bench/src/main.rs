@@ -8,6 +8,7 @@ mod cluster;
 mod etcd;
 mod figures;
 mod pods;
+mod user;
 
 use std::path::PathBuf;
 
@@ -36,6 +37,13 @@ enum Command {
         #[arg(long, default_value_t = 20)]
         idle: u64,
     },
+    /// The tutorial as a whole, and commands that only look. Starts and deletes clusters of its own.
+    User {
+        /// The skiff binary.
+        skiff: PathBuf,
+        /// Where nginx.tar, httpd.tar and busybox.tar are.
+        images: PathBuf,
+    },
     /// From the API write to a running Pod with its address, and 100 Pods answering HTTP. Uses the current context.
     Pods,
     /// Creates and watches through the API server, and puts on etcd alone. Uses the current context.
@@ -53,6 +61,7 @@ fn main() -> anyhow::Result<()> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     match cli.command {
         Command::Start { skiff, runs, idle } => cluster::start(&skiff, runs, idle)?.report(&cli.out, "start"),
+        Command::User { skiff, images } => user::measure(&skiff, &images)?.report(&cli.out, "user"),
         Command::Pods => runtime.block_on(pods::measure())?.report(&cli.out, "pods"),
         Command::Api { seconds } => runtime.block_on(api::measure(seconds))?.report(&cli.out, "api"),
     }

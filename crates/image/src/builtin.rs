@@ -26,6 +26,8 @@ pub struct Builtin<'a> {
     pub applets: &'a [&'a str],
     /// Environment of its containers, `NAME=value`; PATH is always there.
     pub env: &'a [&'a str],
+    /// What the binary is told by a container that says nothing itself.
+    pub command: &'a [&'a str],
 }
 
 impl Store {
@@ -35,7 +37,7 @@ impl Store {
         let failed = |e: io::Error| Error::invalid("built-in image", e);
         let layer = layer(builtin.applets).map_err(failed)?;
         let diff_id = Digest::of(&layer);
-        let config = config(&diff_id, builtin.env).to_string().into_bytes();
+        let config = config(&diff_id, &builtin).to_string().into_bytes();
         let id = Digest::of(&config);
         if let Some(image) = self.get(&name).filter(|image| image.builtin && image.id == id.as_str()) {
             return Ok(image);
@@ -76,14 +78,18 @@ impl Store {
     }
 }
 
-fn config(diff_id: &Digest, env: &[&str]) -> serde_json::Value {
+fn config(diff_id: &Digest, builtin: &Builtin<'_>) -> serde_json::Value {
     let path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-    let env: Vec<&str> = [path].into_iter().chain(env.iter().copied()).collect();
+    let env: Vec<&str> = [path].into_iter().chain(builtin.env.iter().copied()).collect();
+    let mut config = json!({"Entrypoint": [BUILTIN_BINARY], "Env": env, "WorkingDir": "/"});
+    if !builtin.command.is_empty() {
+        config["Cmd"] = json!(builtin.command);
+    }
     json!({
         "architecture": "amd64",
         "os": "linux",
         "created": "1970-01-01T00:00:00Z",
-        "config": {"Entrypoint": [BUILTIN_BINARY], "Env": env, "WorkingDir": "/"},
+        "config": config,
         "rootfs": {"type": "layers", "diff_ids": [diff_id]},
         "history": [{"created": "1970-01-01T00:00:00Z", "created_by": "skiff"}],
     })

@@ -139,6 +139,18 @@ impl Store {
         Ok(())
     }
 
+    /// Gives an image one more name; another image that has it loses it. Blocking.
+    pub fn tag(&self, reference_or_id: &str, name: &str) -> Result<()> {
+        let name = crate::reference::full(&crate::parse(name)?);
+        let _lock = self.files.lock()?;
+        let mut index = self.files.read_index()?;
+        let unknown = || Error::Unknown(reference_or_id.to_owned());
+        let id = index.find(reference_or_id).ok_or_else(unknown)?.clone();
+        let record = index.images.get(&id).ok_or_else(unknown)?.clone();
+        index.put(id, Record { references: [name].into(), ..record });
+        self.replace_index(index)
+    }
+
     /// Keeps the image from being removed until the lease is dropped.
     pub fn lease(&self, image: &Image) -> Result<Lease> {
         let _lock = self.files.lock()?;

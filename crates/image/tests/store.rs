@@ -196,7 +196,7 @@ async fn the_builtin_image_is_stable_and_replaced_when_it_changes() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     let name = "localhost/skiff:latest";
-    let builtin = |applets| Builtin { applets, env: &["HOME=/root"] };
+    let builtin = |applets| Builtin { applets, env: &["HOME=/root"], command: &[] };
     let first = store.set_builtin(name, builtin(&["wget", "nslookup"])).unwrap();
     assert!(first.builtin && first.side_loaded);
     let root = &first.layers[0];

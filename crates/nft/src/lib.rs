@@ -7,6 +7,7 @@
 //!   object it was about.
 //! * [`masquerade`]: the one static rule of a host or a node.
 //! * [`Monitor`]: tells when somebody else has changed a table.
+//! * [`census`]: what the kernel holds, listed.
 //! * [`conntrack`]: finds and deletes connection-tracking entries.
 //!
 //! Everything acts on the network namespace of the calling thread at the moment the [`Socket`] is opened.
@@ -16,6 +17,7 @@
 //! Wire format: `include/uapi/linux/netfilter/nf_tables.h`, `nfnetlink.h` and `nfnetlink_conntrack.h` of the kernel.
 
 mod batch;
+pub mod census;
 pub mod conntrack;
 mod display;
 mod encode;

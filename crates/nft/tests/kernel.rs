@@ -474,3 +474,32 @@ fn only_the_picked_connections_are_deleted() {
         assert!(conntrack::list(&mut socket, IpFamily::V6, 17).unwrap().is_empty());
     });
 }
+
+#[test]
+fn a_census_reads_back_what_was_committed() {
+    let service = Types::Plain(vec![Type::Ipv4Addr, Type::InetProto, Type::InetService]);
+    let frontend = vec![Value::Ip4([10, 96, 0, 1].into()), Value::Proto(6), Value::Port(443)];
+    let mut table = Table::new(Family::Ip, "counted");
+    table.chains.push(Chain::new("n1", vec![Rule::new(vec![Stmt::Verdict(Verdict::Return)])]));
+    table.chains.push(Chain::new("empty", Vec::new()));
+    table.sets.push(
+        Set::map("svc4", service, Data::Verdict)
+            .with_elements(vec![Element::verdict(frontend, Verdict::Goto("n1".into()))]),
+    );
+    let nets = Set::new("nets", Types::Plain(vec![Type::Ipv4Addr]))
+        .with_flags(SetFlags { interval: true, ..SetFlags::default() })
+        .with_elements(vec![Element::prefix("10.1.0.0/16".parse().unwrap())]);
+    table.sets.push(nets);
+    let census = in_netns(|| {
+        commit(&table);
+        nft::census::take(&mut Socket::open().unwrap()).unwrap()
+    });
+    let chain = |name: &str| census.chains.get(&(table.name.clone(), name.to_owned())).copied();
+    assert_eq!((chain("n1"), chain("empty"), census.chains.len()), (Some(1), Some(0), 2), "{census:?}");
+    let set = |name: &str| {
+        let elements = census.sets.get(&(table.name.clone(), name.to_owned())).unwrap();
+        elements.iter().cloned().collect::<Vec<_>>()
+    };
+    assert_eq!(set("svc4"), ["10.96.0.1 . tcp . 443 : goto n1"]);
+    assert_eq!(set("nets"), ["10.1.0.0"]);
+}

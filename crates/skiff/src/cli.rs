@@ -18,7 +18,7 @@ use crate::{commands, program};
 )]
 pub struct Cli {
     /// The cluster's name; also its kubeconfig context and its node. [default: the one of `profile`, else skiff]
-    #[arg(short, long, global = true, env = "SKIFF_PROFILE", value_name = "NAME")]
+    #[arg(short, long, global = true, env = "SKIFF_PROFILE", hide_env_values = true, value_name = "NAME")]
     profile: Option<String>,
     #[command(subcommand)]
     command: Command,
@@ -29,7 +29,7 @@ enum Command {
     /// Make the cluster or start it again, and point kubectl at it.
     Start(commands::start::Options),
     /// Stop Pods and node; objects, images and volumes stay.
-    Stop,
+    Stop(commands::stop::Options),
     /// Stop the cluster and remove all that it made on this machine.
     Delete(commands::delete::Options),
     /// Say how the cluster is. Exit status 0 when it runs and its node is ready.
@@ -66,6 +66,8 @@ enum Command {
     /// List what can be added to the cluster, and add or remove it.
     #[command(subcommand)]
     Addons(commands::addons::Addons),
+    /// Go through a course of Kubernetes networking, live, in a cluster of its own; needs no registry.
+    Tutorial(commands::tutorial::Options),
     /// Print the versions of skiff and of the Kubernetes API that it serves.
     Version(commands::version::Options),
     /// Print the completion script of a shell: source <(skiff completion bash).
@@ -79,6 +81,9 @@ enum Command {
         /// The directory that they go to.
         dir: std::path::PathBuf,
     },
+    /// Print docs/commands.md; `make docs` calls this.
+    #[command(hide = true)]
+    Reference,
     /// Run a node in the foreground; `start` calls this.
     #[command(hide = true)]
     Daemon {
@@ -113,11 +118,12 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let named = cli.profile.clone();
     let profile = commands::profile::chosen(cli.profile)?;
     let profile = profile.as_str();
     match cli.command {
         Command::Start(options) => commands::start::run(profile, &options),
-        Command::Stop => commands::stop::run(profile),
+        Command::Stop(options) => commands::stop::run(profile, &options),
         Command::Delete(options) => commands::delete::run(profile, &options),
         Command::Status(options) => return commands::status::run(profile, &options),
         Command::Ip(options) => commands::ip::run(profile, &options),
@@ -133,6 +139,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Profile(options) => commands::profile::run(profile, options),
         Command::Config(config) => commands::config::run(config),
         Command::UpdateContext => commands::start::update_context(profile),
+        Command::Tutorial(options) => return commands::tutorial::run(named.as_deref(), &options),
         Command::Version(options) => commands::version::run(&options),
         Command::Addons(addons) => commands::addons::run(profile, addons),
         Command::Completion { shell } => {
@@ -140,6 +147,10 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Ok(())
         }
         Command::Man { dir } => clap_mangen::generate_to(command(), dir).map_err(Into::into),
+        Command::Reference => {
+            print!("{}", crate::reference::text(Cli::command()));
+            Ok(())
+        }
         Command::Daemon { node } => crate::daemon::run(profile, node),
         Command::Dns { options } => commands::dns::run(&options),
         Command::IngressController { options } => commands::ingress_controller::run(&options),

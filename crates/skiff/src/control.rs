@@ -34,8 +34,17 @@ pub enum Request {
         /// Its reference.
         reference: String,
     },
+    /// Make the built-in stand-ins for the images of the tutorial that are not there.
+    ImageStandIns,
     /// All images.
     ImageList,
+    /// Give an image one more name.
+    ImageTag {
+        /// The image.
+        reference: String,
+        /// Its new name.
+        name: String,
+    },
     /// Remove a reference and what only it needs.
     ImageRemove {
         /// The reference.
@@ -137,6 +146,8 @@ pub struct AddonLine {
     pub enabled: bool,
     /// Who looks after it.
     pub maintainer: String,
+    /// Where its objects are.
+    pub namespace: String,
 }
 
 /// Asks the daemon that listens on `socket`; `None` when nobody listens. Steps go to `progress`.

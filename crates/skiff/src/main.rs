@@ -8,9 +8,13 @@ mod cli;
 mod commands;
 mod control;
 mod daemon;
+#[cfg(test)]
+mod docs;
 mod doctor;
 mod output;
 mod program;
+mod reference;
+mod tutorial;
 mod ui;
 
 use std::process::ExitCode;

@@ -2,6 +2,7 @@
 //! wrong at the keyboard.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -60,6 +61,10 @@ fn two_clusters_side_by_side() {
         each_serves_its_own_application(&user);
         the_node_can_be_entered(&user);
         an_image_goes_from_one_to_the_other(&user);
+        an_image_is_built_and_loaded_by_the_machines_builder(&user);
+        scripts_of_minikube_find_its_words(&user);
+        an_addon_is_found(&user);
+        what_the_documents_show_runs(&user);
         the_chosen_profile_is_meant(&user);
         a_broken_kubeconfig_is_left_alone(&user);
         one_goes_and_the_other_stays(&user);
@@ -147,6 +152,103 @@ fn an_image_goes_from_one_to_the_other(user: &User) {
     let said = user.skiff("-p cli-b image save busybox").err();
     assert!(said.contains("busybox"), "{said}");
     assert!(user.skiff("-p cli-a image load /nowhere.tar").err().contains("no file \"/nowhere.tar\""));
+}
+
+/// The builder is one of a few lines: what is asked of it is what docker, podman and buildah are asked.
+fn an_image_is_built_and_loaded_by_the_machines_builder(user: &User) {
+    let bin = user.path("bin");
+    std::fs::create_dir(&bin).unwrap();
+    let busybox = testkit::images::tar("busybox");
+    let script = format!(
+        "#!/bin/sh\necho \"$@\" >>$HOME/asked\ncase $1 in save) cp {} \"$3\" ;; image) [ \"$3\" = mine:1 ] ;; esac\n",
+        busybox.display()
+    );
+    std::fs::write(bin.join("docker"), script).unwrap();
+    std::fs::set_permissions(bin.join("docker"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+    let skiff = |line: &str| run(user.command(SKIFF, line).env("PATH", &path));
+    let built = skiff("-p cli-a image build -t mine:1 -f Other.Dockerfile .").out();
+    assert_eq!(built, "docker.io/library/busybox:latest\n");
+    assert_eq!(skiff("-p cli-a image load mine:1").out(), built);
+    assert!(skiff("-p cli-a image load yours:1").err().contains("neither Docker nor Podman"));
+    let asked = std::fs::read_to_string(user.path("asked")).unwrap();
+    assert!(
+        asked.starts_with("build -t mine:1 -f Other.Dockerfile .\nsave -o /var/lib/skiff/cli-a/import."),
+        "{asked}"
+    );
+    let nobody =
+        run(user.command(SKIFF, "-p cli-a image build -t mine:1 .").env("PATH", user.path("nothing")));
+    assert!(nobody.err().contains("building needs docker, podman or buildah on the PATH"));
+    user.skiff("-p cli-a image tag busybox mine:2").out();
+    let listed = user.minikube("-p cli-a image ls").out();
+    assert!(listed.lines().any(|line| line == "docker.io/library/mine:2"), "{listed}");
+    assert!(user.skiff("-p cli-a image tag busybx mine:3").err().contains("did you mean"));
+}
+
+fn scripts_of_minikube_find_its_words(user: &User) {
+    let json = |line: &str| -> Value {
+        serde_json::from_str(&user.minikube(&format!("-p cli-a {line} -o json")).out()).unwrap()
+    };
+    assert_eq!(json("status")["APIServer"], "Running");
+    let text = user.minikube("-p cli-a status").out();
+    assert!(text.starts_with("cli-a\ntype: Control Plane\nhost: Running\nkubelet: Running\n"), "{text}");
+    assert_eq!(user.minikube("-p cli-a status --format={{.Host}}").out(), "Running\n");
+    let valid = json("profile list")["valid"].clone();
+    assert!(
+        valid.as_array().unwrap().iter().any(|p| p["Name"] == "cli-a" && p["Status"] == "Running"),
+        "{valid}"
+    );
+    assert_eq!(json("addons list")["ingress"]["Status"], "disabled");
+    let ip = user.skiff("-p cli-a ip").out();
+    assert_eq!(user.minikube("-p cli-a node list").out(), format!("cli-a\t{ip}"));
+    assert_eq!(user.skiff("-p cli-a ip --node cli-a").out(), ip);
+    assert!(user.skiff("-p cli-a ssh --node m07 -- true").err().contains("m07"));
+}
+
+fn an_addon_is_found(user: &User) {
+    let ip = user.skiff("-p cli-a ip").out();
+    let said = user.skiff("-p cli-a addons open ingress").err();
+    assert!(said.contains("not enabled; do so: sudo skiff addons enable ingress -p cli-a"), "{said}");
+    assert!(user.skiff("-p cli-a addons open ingres").err().contains("did you mean \"ingress\"?"));
+    let again = user.skiff("-p cli-a start --addons ingress").out();
+    assert!(again.contains("runs already") && again.contains("'ingress' addon is enabled"), "{again}");
+    let urls = user.skiff("-p cli-a addons open ingress").out();
+    assert!(
+        urls.lines().all(|url| url.starts_with(&format!("http://{}:3", ip.trim()))) && !urls.is_empty(),
+        "{urls}"
+    );
+    user.skiff("-p cli-a addons disable ingress").out();
+}
+
+/// The commands in the documents' sessions that only look; those that make and take away have tests of their own.
+fn what_the_documents_show_runs(user: &User) {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let docs = std::fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path());
+    let pages =
+        docs.chain([root.join("README.md")]).filter(|path| path.extension().is_some_and(|e| e == "md"));
+    let text: String = pages.map(|page| std::fs::read_to_string(page).unwrap()).collect();
+    let mut shown: Vec<&str> = text
+        .lines()
+        .filter_map(|line| {
+            let line = line.trim().trim_start_matches("$ ").trim_start_matches("sudo ");
+            Some(line.strip_prefix("skiff ")?.split(['#', '|', '>', '&']).next()?.trim())
+        })
+        .filter(|line| {
+            ["ip", "status", "tunnel", "version", "dashboard", "doctor"]
+                .contains(&line.split(' ').next().unwrap())
+                || ["service list", "node list", "image ls", "addons list", "profile list", "config view"]
+                    .iter()
+                    .any(|l| line.starts_with(l))
+        })
+        .filter(|line| !line.contains("-p ") && !line.contains("--node"))
+        .collect();
+    shown.sort_unstable();
+    shown.dedup();
+    assert!(shown.len() > 7, "{shown:?}");
+    for line in shown {
+        let ran = user.skiff(&format!("-p cli-a {line}"));
+        assert!(ran.ok && !ran.stdout.is_empty() && !ran.stdout.contains('\x1b'), "{line}: {ran:?}");
+    }
 }
 
 fn the_chosen_profile_is_meant(user: &User) {

@@ -34,6 +34,8 @@ fn the_doctor_finds_what_is_wrong_and_only_that() {
         let user = User::new(SKIFF);
         a_machine_that_runs_clusters_is_fit(&user);
         a_closed_machine_is_told_how_to_open(&user);
+        a_disk_that_fills_up_costs_no_cluster(&user);
+        deleting_all_goes_on_past_one_that_stays(&user);
         let cluster = Cluster::start(SKIFF, "doc");
         a_crash_is_found_and_mended(&user, &cluster);
     }
@@ -61,6 +63,62 @@ fn a_closed_machine_is_told_how_to_open(user: &User) {
         assert!(refused.contains(part) && refused.contains("skiff doctor -p doc-x"), "{refused}");
     }
     assert!(user.skiff("-p doc-x status").err().contains("there is no cluster"));
+}
+
+/// Runs a script in a mount namespace of its own, with skiff as `skiff`.
+fn scripted(user: &User, script: &str) -> Ran {
+    let mut command = user.command("unshare", "--mount --propagation private sh -ec");
+    run(command.arg(format!("skiff() {{ {SKIFF} -p doc-x \"$@\"; }}\n{script}")))
+}
+
+/// On a disk of its own, and without /dev/net/tun, which nothing here needs.
+fn a_disk_that_fills_up_costs_no_cluster(user: &User) {
+    let small = scripted(user, "mount -t tmpfs -o size=50m tmpfs /var/lib\nskiff start").err();
+    assert!(small.contains("disk: /var/lib has 52.4 MB left; free some"), "{small}");
+    let nginx = testkit::images::tar("nginx");
+    let script = format!(
+        "mount -t tmpfs -o size=200m tmpfs /var/lib
+         [ ! -d /dev/net ] || mount -t tmpfs tmpfs /dev/net
+         skiff start
+         trap 'skiff delete' EXIT
+         dd if=/dev/zero of=/var/lib/fill bs=1M 2>/dev/null || true
+         skiff image load {tar} && exit 1
+         skiff status -o json
+         rm /var/lib/fill
+         skiff kubectl create configmap after >/dev/null
+         skiff image load {tar}",
+        tar = nginx.display()
+    );
+    let ran = scripted(user, &script);
+    let said = ran.stderr.clone();
+    let shown = ran.out();
+    assert!(said.contains("No space left on device"), "{said}");
+    assert!(
+        shown.contains("\"node\": \"Ready\"") && shown.ends_with("docker.io/library/nginx:latest\n"),
+        "{shown}{said}"
+    );
+}
+
+/// A directory that something is mounted on cannot be removed.
+fn deleting_all_goes_on_past_one_that_stays(user: &User) {
+    let script = "mount -t tmpfs tmpfs /var/lib
+        mount -t tmpfs tmpfs /run
+        mkdir -p /var/lib/skiff/bad /var/lib/skiff/good /var/lib/skiff/last
+        mount -t tmpfs tmpfs /var/lib/skiff/bad
+        skiff delete --all && exit 1
+        ls /var/lib/skiff
+        umount /var/lib/skiff/bad
+        skiff stop --all
+        skiff delete --all
+        ls /var/lib";
+    let ran = scripted(user, script);
+    let said = ran.stderr.clone();
+    assert_eq!(ran.out(), "bad\n", "{said}");
+    assert!(
+        said.contains("error: bad: remove /var/lib/skiff/bad") && said.contains("it failed for: bad"),
+        "{said}"
+    );
+    assert!(said.contains("The cluster \"last\" is gone"), "{said}");
 }
 
 fn a_crash_is_found_and_mended(user: &User, cluster: &Cluster) {

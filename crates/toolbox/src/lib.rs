@@ -9,11 +9,13 @@ mod nslookup;
 pub mod resolve;
 mod serve;
 mod small;
+mod standin;
 mod wget;
 
 use std::process::ExitCode;
 
 pub use error::Error;
+pub use standin::{STAND_INS, StandIn};
 
 /// Result of a tool.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -26,6 +28,7 @@ pub const APPLETS: [&str; 9] =
 pub fn run(applet: &str, args: &[String]) -> Option<ExitCode> {
     let outcome = match applet {
         "serve" => serve::run(args),
+        "standin" => standin::run(args),
         "wget" => wget::run(args),
         "nslookup" => nslookup::run(args),
         "sleep" => small::sleep(args),

@@ -60,11 +60,13 @@ fn any(port: u16) -> SocketAddr {
     if v6 { ([0u16; 8], port).into() } else { ([0u8; 4], port).into() }
 }
 
-async fn listen(port: u16) -> Result<TcpListener> {
+/// A socket for every address of the machine.
+pub(crate) async fn listen(port: u16) -> Result<TcpListener> {
     TcpListener::bind(any(port)).await.map_err(|e| Error::io(format!("listen on port {port}"), e))
 }
 
-async fn accept<F>(listener: TcpListener, handle: impl Fn(TcpStream, SocketAddr) -> F)
+/// Hands each connection to a task of its own.
+pub(crate) async fn accept<F>(listener: TcpListener, handle: impl Fn(TcpStream, SocketAddr) -> F)
 where
     F: Future<Output = ()> + Send + 'static,
 {

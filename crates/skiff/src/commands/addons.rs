@@ -6,8 +6,8 @@ use cluster::Profile;
 
 use super::{ask_running, existing, need_root};
 use crate::control::{AddonLine, Answer, Request};
-use crate::output::Print;
-use crate::program::advice;
+use crate::output::{Output, Print};
+use crate::program::{advice, did_you_mean, is_minikube};
 use crate::ui::Steps;
 
 /// List what can be added to the cluster, and add or remove it.
@@ -18,6 +18,11 @@ pub enum Addons {
     List(Print),
     /// Add one, and wait until it runs.
     Enable {
+        /// Its name, such as ingress.
+        addon: String,
+    },
+    /// Print the addresses by which this machine reaches one.
+    Open {
         /// Its name, such as ingress.
         addon: String,
     },
@@ -37,14 +42,13 @@ pub fn run(name: &str, command: Addons) -> anyhow::Result<()> {
             let Answer::Addons(lines) = ask_running(&profile, &Request::AddonList, |_| ())? else {
                 bail!("the daemon is of another version; stop it, then: {}", advice("start", name));
             };
-            print.print(&lines, |lines| listing(name, lines))
+            match (is_minikube(), print.output) {
+                (true, Output::Json | Output::Yaml) => print.print(&by_name(name, &lines), |_| String::new()),
+                _ => print.print(&lines, |lines| listing(name, lines)),
+            }
         }
-        Addons::Enable { addon } => {
-            let request = Request::AddonEnable { addon: addon.clone() };
-            change(&profile, &request, &format!("Enabling {addon}"))?;
-            println!("The '{addon}' addon is enabled");
-            Ok(())
-        }
+        Addons::Enable { addon } => enable(&profile, &addon),
+        Addons::Open { addon } => open(&profile, &addon),
         Addons::Disable { addon } => {
             let request = Request::AddonDisable { addon: addon.clone() };
             change(&profile, &request, &format!("Disabling {addon}"))?;
@@ -52,6 +56,37 @@ pub fn run(name: &str, command: Addons) -> anyhow::Result<()> {
             Ok(())
         }
     }
+}
+
+/// Adds an add-on and waits until it runs.
+pub fn enable(profile: &Profile, addon: &str) -> anyhow::Result<()> {
+    let request = Request::AddonEnable { addon: addon.to_owned() };
+    change(profile, &request, &format!("Enabling {addon}"))?;
+    println!("The '{addon}' addon is enabled");
+    Ok(())
+}
+
+fn open(profile: &Profile, addon: &str) -> anyhow::Result<()> {
+    let answer = ask_running(profile, &Request::AddonList, |_| ())?;
+    let lines = if let Answer::Addons(lines) = answer { lines } else { Vec::new() };
+    let near = did_you_mean(addon, lines.iter().map(|line| line.name.as_str()));
+    let Some(line) = lines.iter().find(|line| line.name == addon) else {
+        bail!("there is no add-on {addon:?}{near}");
+    };
+    if !line.enabled {
+        let enable = advice(&format!("addons enable {addon}"), &profile.name);
+        bail!("the add-on {addon:?} is not enabled; do so: {enable}");
+    }
+    super::service::addresses(&profile.name, &line.namespace)
+}
+
+/// What scripts of minikube read: `{"ingress": {"Profile": "minikube", "Status": "enabled"}}`.
+fn by_name(profile: &str, lines: &[AddonLine]) -> serde_json::Value {
+    let one = |line: &AddonLine| {
+        let status = if line.enabled { "enabled" } else { "disabled" };
+        (line.name.clone(), serde_json::json!({"Profile": profile, "Status": status}))
+    };
+    lines.iter().map(one).collect::<serde_json::Map<_, _>>().into()
 }
 
 fn change(profile: &Profile, request: &Request, step: &str) -> anyhow::Result<()> {
@@ -97,7 +132,12 @@ mod tests {
 
     #[test]
     fn the_table_is_minikubes() {
-        let line = |enabled| AddonLine { name: "ingress".into(), enabled, maintainer: "skiff".into() };
+        let line = |enabled| AddonLine {
+            name: "ingress".into(),
+            enabled,
+            maintainer: "skiff".into(),
+            namespace: "ingress-nginx".into(),
+        };
         let text = listing("demo", &[line(true), line(false)]);
         let wanted = "\
 |------------|---------|------------|------------|

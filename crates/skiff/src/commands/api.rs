@@ -1,5 +1,7 @@
 //! The cluster's API as the user's kubectl reaches it: through the kubeconfig, so that no root is needed.
 
+use std::path::Path;
+
 use anyhow::Context;
 use cluster::kubeconfig::Kubeconfig;
 use kube::Client;
@@ -22,15 +24,22 @@ pub fn with_client<T>(name: &str, work: impl AsyncFnOnce(Client) -> anyhow::Resu
 }
 
 async fn client(name: &str) -> anyhow::Result<Client> {
-    let file = Kubeconfig::of_user();
+    client_of(Kubeconfig::of_user().path(), name).await
+}
+
+/// A client of the cluster by that kubeconfig.
+///
+/// # Errors
+/// When it does not have the cluster.
+pub async fn client_of(kubeconfig: &Path, name: &str) -> anyhow::Result<Client> {
     let again = || {
         format!(
             "read the context {name:?} of {}; write it again: {}",
-            file.path().display(),
+            kubeconfig.display(),
             advice("update-context", name)
         )
     };
-    let config = kube::config::Kubeconfig::read_from(file.path()).with_context(again)?;
+    let config = kube::config::Kubeconfig::read_from(kubeconfig).with_context(again)?;
     let options = KubeConfigOptions { context: Some(name.to_owned()), ..KubeConfigOptions::default() };
     let config = kube::Config::from_custom_kubeconfig(config, &options).await.with_context(again)?;
     Client::try_from(config).context("make a client of the API server")

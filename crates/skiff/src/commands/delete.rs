@@ -7,8 +7,8 @@ use clap::Args;
 use cluster::Profile;
 use cluster::kubeconfig::Kubeconfig;
 
-use super::need_root;
 use super::stop::stop;
+use super::{each, need_root};
 use crate::ui::Steps;
 
 /// Options of `delete`.
@@ -23,10 +23,10 @@ pub struct Options {
 pub fn run(name: &str, options: &Options) -> anyhow::Result<()> {
     need_root()?;
     let profiles = if options.all { Profile::list() } else { vec![Profile::new(name)?] };
-    for profile in profiles {
-        delete(&profile)?;
+    if options.all && profiles.is_empty() {
+        anstream::eprintln!("There is no cluster on this machine.");
     }
-    Ok(())
+    each(&profiles, delete)
 }
 
 fn delete(profile: &Profile) -> anyhow::Result<()> {

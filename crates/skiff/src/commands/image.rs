@@ -13,7 +13,7 @@ use cluster::Profile;
 use super::{ask_running, existing, need_root};
 use crate::control::{Answer, ImageLine, Request};
 use crate::output::Print;
-use crate::program::{did_you_mean, on_path};
+use crate::program::{did_you_mean, is_minikube, on_path};
 use crate::ui::{Steps, size, table};
 
 /// Give the cluster images, list, save and remove them.
@@ -53,6 +53,13 @@ pub enum Image {
         /// The tar; - or nothing is standard output.
         file: Option<PathBuf>,
     },
+    /// Give an image one more name.
+    Tag {
+        /// The image.
+        image: String,
+        /// Its new name.
+        name: String,
+    },
     /// Remove images; running containers keep theirs.
     #[command(visible_alias = "remove", alias = "unload")]
     Rm {
@@ -77,6 +84,10 @@ pub fn run(name: &str, command: Image) -> anyhow::Result<()> {
         Image::Ls(print) => {
             let images = request(&profile, &Request::ImageList, "")?;
             print.print(&images, |images| listing(images))
+        }
+        Image::Tag { image, name } => {
+            let tag = Request::ImageTag { reference: image.clone(), name };
+            request(&profile, &tag, "").map_err(|error| unknown(&profile, &image, error)).map(drop)
         }
         Image::Save { image, file } => save(&profile, &image, file.as_deref()),
         Image::Rm { images } => images.into_iter().try_for_each(|image| {
@@ -203,6 +214,9 @@ fn announce(images: &[ImageLine]) {
 }
 
 fn listing(images: &[ImageLine]) -> String {
+    if is_minikube() {
+        return images.iter().map(|image| format!("{}\n", image.reference)).collect();
+    }
     let short = |id: &str| id.trim_start_matches("sha256:").chars().take(12).collect();
     let row = |i: &ImageLine| vec![i.reference.clone(), short(&i.id), size(i.size)];
     table(&["IMAGE", "ID", "SIZE"], &images.iter().map(row).collect::<Vec<_>>())

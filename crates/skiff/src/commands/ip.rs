@@ -1,16 +1,21 @@
-//! `skiff ip`: the node's address, read from a file.
+//! `skiff ip`: a node's address, read from a file.
 
 use anyhow::Context;
 use clap::Args;
+use cluster::Member;
 use serde::Serialize;
 
 use super::existing;
+use crate::daemon::network;
 use crate::output::Print;
 use crate::program::advice;
 
 /// Options of `ip`.
 #[derive(Debug, Args)]
 pub struct Options {
+    /// The node, as `node list` shows it, or short: m02 [default: the first].
+    #[arg(short, long, value_name = "NAME")]
+    node: Option<String>,
     #[command(flatten)]
     print: Print,
 }
@@ -23,10 +28,12 @@ struct Address {
 
 /// Prints the node's address.
 pub fn run(name: &str, options: &Options) -> anyhow::Result<()> {
-    let network = existing(name)?.network()?;
+    let profile = existing(name)?;
+    let member = match &options.node {
+        Some(node) => Member::find(&profile, node)?,
+        None => profile.control_plane(),
+    };
     let start = || format!("the cluster has no address yet; start it: {}", advice("start", name));
-    let address = network.with_context(start)?.node.to_string();
-    options
-        .print
-        .print(&Address { node: name.to_owned(), address }, |address| format!("{}\n", address.address))
+    let address = network::address(&member)?.with_context(start)?.to_string();
+    options.print.print(&Address { node: member.name(), address }, |address| format!("{}\n", address.address))
 }

@@ -1,7 +1,7 @@
 //! One file per command, or per group of commands.
 
 pub mod addons;
-mod api;
+pub mod api;
 pub mod config;
 pub mod dashboard;
 pub mod delete;
@@ -19,6 +19,7 @@ pub mod ssh;
 pub mod start;
 pub mod status;
 pub mod stop;
+pub mod tutorial;
 pub mod version;
 
 use anyhow::{Context, bail};
@@ -45,6 +46,24 @@ pub fn existing(name: &str) -> anyhow::Result<Profile> {
         bail!("there is no cluster {name:?}{near}; make it: {}", advice("start", name));
     }
     Ok(profile)
+}
+
+/// Does something to clusters one after the other, and goes on past one that it fails for.
+///
+/// # Errors
+/// The only one's, or which clusters it failed for.
+pub fn each(profiles: &[Profile], work: impl Fn(&Profile) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    if let [only] = profiles {
+        return work(only);
+    }
+    let mut failed = Vec::new();
+    for profile in profiles {
+        if let Err(error) = work(profile) {
+            anstream::eprintln!("error: {}: {error:#}", profile.name);
+            failed.push(profile.name.as_str());
+        }
+    }
+    if failed.is_empty() { Ok(()) } else { bail!("it failed for: {}", failed.join(", ")) }
 }
 
 /// What to say about a cluster that does not run.

@@ -12,7 +12,7 @@ use super::{existing, need_root, need_start};
 use crate::control::{Answer, NodeChange, Request, ask};
 use crate::daemon::network;
 use crate::output::Print;
-use crate::program::advice;
+use crate::program::{advice, is_minikube};
 use crate::ui::{Steps, table};
 
 /// Add nodes to the cluster, list, stop, start and delete them.
@@ -90,6 +90,9 @@ fn list(profile: &Profile, print: Print) -> anyhow::Result<()> {
         });
     }
     print.print(&lines, |lines| {
+        if is_minikube() {
+            return lines.iter().map(|line| format!("{}\t{}\n", line.name, line.address)).collect();
+        }
         let row = |l: &Line| vec![l.name.clone(), l.role.to_owned(), l.address.clone(), l.status.clone()];
         table(&["NAME", "ROLE", "ADDRESS", "STATUS"], &lines.iter().map(row).collect::<Vec<_>>())
     })

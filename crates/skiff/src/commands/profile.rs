@@ -10,7 +10,7 @@ use cluster::{API_PORT, Member, Profile, Settings};
 use serde::Serialize;
 
 use super::existing;
-use crate::output::Print;
+use crate::output::{Output, Print};
 use crate::program;
 use crate::ui::table;
 
@@ -54,7 +54,12 @@ pub fn chosen(named: Option<String>) -> anyhow::Result<String> {
 /// Shows, switches or lists.
 pub fn run(meant: &str, options: Options) -> anyhow::Result<()> {
     match (options.command, options.name) {
-        (Some(Command::List(print)), _) => print.print(&lines(meant)?, |lines| listing(lines)),
+        (Some(Command::List(print)), _) => match (program::is_minikube(), print.output) {
+            (true, Output::Json | Output::Yaml) => {
+                print.print(&as_minikube(&lines(meant)?), |_| String::new())
+            }
+            _ => print.print(&lines(meant)?, |lines| listing(lines)),
+        },
         (None, None) => {
             println!("{meant}");
             Ok(())
@@ -104,6 +109,19 @@ fn lines(meant: &str) -> anyhow::Result<Vec<Line>> {
 fn answers(server: SocketAddr, profile: &str) -> bool {
     let bridge = std::path::Path::new("/sys/class/net").join(podnet::bridge(profile));
     bridge.exists() && TcpStream::connect_timeout(&server, Duration::from_millis(500)).is_ok()
+}
+
+/// What scripts of minikube read.
+fn as_minikube(lines: &[Line]) -> serde_json::Value {
+    let one = |line: &Line| {
+        let node =
+            serde_json::json!({"IP": line.address, "Port": API_PORT, "ControlPlane": true, "Worker": true});
+        serde_json::json!({
+            "Name": line.name, "Status": line.status, "Active": line.default,
+            "Config": {"Name": line.name, "Nodes": [node]},
+        })
+    };
+    serde_json::json!({"invalid": [], "valid": lines.iter().map(one).collect::<Vec<_>>()})
 }
 
 fn listing(lines: &[Line]) -> String {

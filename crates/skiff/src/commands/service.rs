@@ -89,6 +89,17 @@ pub fn run(profile: &str, options: Options) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Prints all addresses of a namespace's Services, one a line.
+pub fn addresses(profile: &str, namespace: &str) -> anyhow::Result<()> {
+    let lines = lines(profile, Some(namespace), "http")?;
+    let urls: Vec<String> = lines.into_iter().flat_map(|line| line.urls).collect();
+    if urls.is_empty() {
+        bail!("no Service in the namespace {namespace:?} has an address outside of the cluster");
+    }
+    urls.iter().for_each(|url| println!("{url}"));
+    Ok(())
+}
+
 /// Says that no tunnel is needed, and lists what it would be for.
 pub fn tunnel(profile: &str, print: Print) -> anyhow::Result<()> {
     let mut lines = lines(profile, None, "http")?;

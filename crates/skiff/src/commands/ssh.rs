@@ -7,13 +7,18 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, bail};
 use clap::Args;
+use cluster::Member;
 use nix::sched::{CloneFlags, setns};
 
 use super::{existing, need_root, need_start};
+use crate::program::advice;
 
 /// Arguments of `ssh`.
 #[derive(Debug, Args)]
 pub struct Options {
+    /// The node, as `node list` shows it, or short: m02 [default: the first].
+    #[arg(short, long, value_name = "NAME")]
+    node: Option<String>,
     /// What to run there; one word is given to a shell. Without it: a shell.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     command: Vec<String>,
@@ -23,8 +28,18 @@ pub struct Options {
 pub fn run(name: &str, options: &Options) -> anyhow::Result<ExitCode> {
     need_root()?;
     let profile = existing(name)?;
-    let Some(pid) = runtime::shim::holder(&profile.control_plane().run_dir()) else {
-        bail!(need_start(&profile));
+    let member = match &options.node {
+        Some(node) => Member::find(&profile, node)?,
+        None => profile.control_plane(),
+    };
+    let Some(pid) = runtime::shim::holder(&member.run_dir()) else {
+        bail!(match member.is_control_plane() {
+            true => need_start(&profile),
+            false => {
+                let start = advice(&format!("node start {}", member.name()), name);
+                format!("the node {:?} does not run; start it: {start}", member.name())
+            }
+        });
     };
     let here = std::env::current_dir();
     for (kind, flag) in [("net", CloneFlags::CLONE_NEWNET), ("mnt", CloneFlags::CLONE_NEWNS)] {

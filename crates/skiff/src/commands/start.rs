@@ -33,6 +33,9 @@ pub struct Options {
     /// connect the Pods; they are looked for in $CNI_PATH, else /opt/cni/bin and /usr/lib/cni.
     #[arg(long, value_name = "NAME|PATH")]
     cni: Option<String>,
+    /// Add-ons to enable once it runs, separated by commas.
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    addons: Vec<String>,
     /// The Kubernetes version that is wanted; another than the one served is taken with a note.
     #[arg(long, value_name = "VERSION")]
     kubernetes_version: Option<String>,
@@ -51,6 +54,12 @@ pub struct Options {
     /// Taken with a note: Pods use the disk of this machine.
     #[arg(long, value_name = "SIZE")]
     disk_size: Option<String>,
+    /// Taken with a note: a start always waits for the node and its DNS.
+    #[arg(long, value_name = "WHAT", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    wait: Option<String>,
+    /// Taken with a note: what cannot run is refused all the same.
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    force: Option<String>,
 }
 
 /// Values of --cni that mean the network that comes with the cluster.
@@ -103,6 +112,8 @@ impl Options {
             ("memory", &self.memory, "Pods use the memory of this machine"),
             ("cpus", &self.cpus, "Pods use the processors of this machine"),
             ("disk-size", &self.disk_size, "Pods use the disk of this machine"),
+            ("wait", &self.wait, "a start always waits for the node and its DNS"),
+            ("force", &self.force, "what cannot run is refused all the same"),
         ];
         for (flag, value, why) in needless {
             notes.extend(value.as_ref().map(|value| format!("--{flag}={value} changes nothing: {why}")));
@@ -182,15 +193,20 @@ pub fn run(name: &str, options: &Options) -> anyhow::Result<()> {
     if started == 0 {
         point_kubectl(&profile)?;
         println!("The cluster {name:?} runs already; kubectl uses it.");
-        return Ok(());
+        return enable(&profile, options);
     }
     steps.begin("Pointing kubectl at it");
     point_kubectl(&profile)?;
     steps.done();
     let time = began.elapsed().as_secs_f64();
     anstream::eprintln!("Done in {time:.1} s: kubectl now uses {name:?} and its namespace \"default\".");
+    enable(&profile, options)?;
     anstream::eprintln!("Next: kubectl get nodes; remove it all: {}", advice("delete", name));
     Ok(())
+}
+
+fn enable(profile: &Profile, options: &Options) -> anyhow::Result<()> {
+    options.addons.iter().try_for_each(|addon| super::addons::enable(profile, addon))
 }
 
 /// Starts all known nodes, the control plane's first, and new ones until there are so many; gives how many it started.
@@ -315,6 +331,7 @@ mod tests {
         let said =
             notes("start --cni calico --driver=docker --memory=2200 --kubernetes-version=v1.23.3").unwrap();
         assert_eq!(said.len(), 4, "{said:?}");
+        assert_eq!(notes("start --wait=all --force --addons=ingress").unwrap().len(), 2);
         assert!(notes("start --cni=kubenet").unwrap()[0].contains("not enforced"));
         assert!(said[0].contains("calico") && said[1].contains("v1.33"), "{said:?}");
         for (line, part) in [

@@ -1,19 +1,31 @@
 //! `skiff stop`: ends Pods, node and daemon; what the cluster remembers stays.
 
-use super::{existing, need_root};
+use super::{each, existing, need_root};
 use crate::control::{Request, ask};
 use crate::daemon::node;
 use crate::program::advice;
 use crate::ui::Steps;
+use clap::Args;
 use cluster::{Member, Profile};
 
-/// Stops the cluster; one that does not run is fine.
-pub fn run(name: &str) -> anyhow::Result<()> {
+/// Options of `stop`.
+#[derive(Debug, Args)]
+pub struct Options {
+    /// All clusters of this machine.
+    #[arg(long)]
+    all: bool,
+}
+
+/// Stops the cluster, or all; one that does not run is fine.
+pub fn run(name: &str, options: &Options) -> anyhow::Result<()> {
     need_root()?;
-    let profile = existing(name)?;
-    stop(&profile)?;
-    anstream::eprintln!("The cluster {name:?} is stopped; start it again: {}", advice("start", name));
-    Ok(())
+    let profiles = if options.all { Profile::list() } else { vec![existing(name)?] };
+    each(&profiles, |profile| {
+        stop(profile)?;
+        let start = advice("start", &profile.name);
+        anstream::eprintln!("The cluster {:?} is stopped; start it again: {start}", profile.name);
+        Ok(())
+    })
 }
 
 /// Stops all nodes, the control plane's last.

@@ -74,6 +74,7 @@ pub async fn list(client: &Client) -> anyhow::Result<Vec<AddonLine>> {
             name: addon.name.to_owned(),
             enabled: addon.enabled(client).await?,
             maintainer: addon.maintainer.to_owned(),
+            namespace: addon.namespace.to_owned(),
         });
     }
     Ok(lines)

@@ -105,7 +105,7 @@ impl Parts {
         let registries = registries(Path::new(REGISTRIES))?;
         let images =
             image::Store::open(&self.member.profile.images(), registries).context("open the image store")?;
-        let builtin = image::Builtin { applets: &toolbox::APPLETS, env: &[] };
+        let builtin = image::Builtin { applets: &toolbox::APPLETS, env: &[], command: &[] };
         images.set_builtin(BUILTIN_IMAGE, builtin).context("make the built-in image")?;
         Ok(images)
     }

@@ -97,9 +97,19 @@ async fn perform(
         Request::ImagePull { reference } => {
             Answer::Images(lines(vec![running.images.pull(&reference, &[], &progress).await?]))
         }
+        Request::ImageStandIns => {
+            let images = running.images.clone();
+            tokio::task::spawn_blocking(move || stand_ins(&images)).await??;
+            Answer::Empty
+        }
         Request::ImageList => {
             let images = running.images.clone();
             Answer::Images(lines(tokio::task::spawn_blocking(move || images.list()).await??))
+        }
+        Request::ImageTag { reference, name } => {
+            let images = running.images.clone();
+            tokio::task::spawn_blocking(move || images.tag(&reference, &name)).await??;
+            Answer::Empty
         }
         Request::ImageRemove { reference } => {
             let images: Arc<image::Store> = running.images.clone();
@@ -116,6 +126,16 @@ async fn perform(
             Answer::Empty
         }
     })
+}
+
+fn stand_ins(images: &Arc<image::Store>) -> anyhow::Result<()> {
+    for toolbox::StandIn { image, command } in toolbox::STAND_INS {
+        if images.get(image).is_none() {
+            let builtin = image::Builtin { applets: &toolbox::APPLETS, env: &[], command };
+            images.set_builtin(image, builtin).with_context(|| format!("make the stand-in for {image}"))?;
+        }
+    }
+    Ok(())
 }
 
 fn shown(progress: &image::Progress) -> String {
