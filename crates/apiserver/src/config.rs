@@ -13,8 +13,9 @@ pub struct Config {
     pub advertise_address: IpAddr,
     /// Port there.
     pub advertise_port: u16,
-    /// Service addresses, such as `10.96.0.0/12`; the first one is the `kubernetes` Service's.
-    pub service_cidr: ipnet::IpNet,
+    /// Service addresses, such as `10.96.0.0/12`, one range per IP family, the main family first; its first address is the
+    /// `kubernetes` Service's.
+    pub service_cidrs: Vec<ipnet::IpNet>,
     /// Node ports, upstream's 30000-32767.
     pub node_ports: RangeInclusive<u16>,
     /// How far NetworkPolicies are enforced; who makes one that may not be is warned.
@@ -27,6 +28,13 @@ pub struct Config {
     pub service_account_issuer: String,
     /// How to reach kubelets (client certificate included) for logs, exec, attach, port-forward and proxy.
     pub kubelet_tls: Arc<rustls::ClientConfig>,
+}
+
+impl Config {
+    /// Address and port of this server, as a URL has them.
+    pub fn advertised(&self) -> std::net::SocketAddr {
+        (self.advertise_address, self.advertise_port).into()
+    }
 }
 
 /// How far this cluster enforces NetworkPolicies.

@@ -36,8 +36,7 @@ pub async fn answer(api: &ApiServer, parts: &Parts, query: &Query) -> Result<Ans
         }
         "/api" | "/apis" => Ok(groups(api, parts, path == "/api")),
         "/.well-known/openid-configuration" => {
-            let server =
-                format!("https://{}:{}", api.core.config.advertise_address, api.core.config.advertise_port);
+            let server = format!("https://{}", api.core.config.advertised());
             Ok(Answer::json(200, &api.auth.tokens.openid_configuration(&server)))
         }
         "/openid/v1/jwks" => Ok(Answer::json(200, &api.auth.tokens.jwks())),
@@ -109,7 +108,7 @@ fn groups(api: &ApiServer, parts: &Parts, core: bool) -> Answer {
         }
         None if core => {
             let config = &api.core.config;
-            let address = format!("{}:{}", config.advertise_address, config.advertise_port);
+            let address = config.advertised().to_string();
             Answer::json(200, &discovery::core_versions(&address))
         }
         None => Answer::json(200, &discovery::group_list(&registry)),

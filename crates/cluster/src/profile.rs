@@ -1,21 +1,12 @@
-//! A profile: the name of a cluster, where its files are and which addresses it was given.
+//! A profile: the name of a cluster, where its files are and what was chosen for it.
 
-use std::net::Ipv4Addr;
-use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, MAX_NODES, Member, Result, files};
+use crate::network::{IpFamily, Network};
+use crate::{Error, Member, Result, files};
 
-/// Service addresses of every cluster; 10.96.0.1 is the API server, 10.96.0.10 the cluster's DNS.
-pub const SERVICE_CIDR: &str = "10.96.0.0/12";
-/// The first service address: Service default/kubernetes.
-pub const KUBERNETES_SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
-/// The tenth service address: Service kube-system/kube-dns.
-pub const DNS_SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
-/// Pod addresses of every cluster; one /24 a node.
-pub const POD_CIDR: &str = "10.244.0.0/16";
 /// The API server's port on the node's address.
 pub const API_PORT: u16 = 8443;
 /// The name under which everything in the cluster finds itself.
@@ -32,27 +23,6 @@ pub struct Profile {
     pub state_dir: PathBuf,
     /// What does not: sockets, lock, pid.
     pub run_dir: PathBuf,
-}
-
-/// What was decided at the first start and holds until the cluster is deleted.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Network {
-    /// The bridge's address on the host, first of the node network.
-    pub gateway: Ipv4Addr,
-    /// The node's address; what `skiff ip` prints.
-    pub node: Ipv4Addr,
-    /// Prefix length of the node network.
-    pub prefix: u8,
-}
-
-impl Network {
-    /// The addresses for Services of type LoadBalancer: what the node network has above the last possible node.
-    pub fn load_balancers(&self) -> RangeInclusive<Ipv4Addr> {
-        let gateway = self.gateway.to_bits();
-        let hosts = u32::MAX.checked_shr(self.prefix.into()).unwrap_or(0);
-        let first = gateway.saturating_add(u32::from(MAX_NODES) + 1);
-        Ipv4Addr::from_bits(first)..=Ipv4Addr::from_bits((gateway | hosts).saturating_sub(1))
-    }
 }
 
 /// How Pods are connected, and what of policies is enforced; chosen at a start and kept for the next ones.
@@ -146,6 +116,22 @@ impl Profile {
         Ok(self.read("cni.json")?.unwrap_or_default())
     }
 
+    /// The IP families that the cluster is to have from its first start on; none when nobody said.
+    ///
+    /// # Errors
+    /// When the file is there and cannot be read.
+    pub fn wanted_ip_family(&self) -> Result<Option<IpFamily>> {
+        self.read("ip-family.json")
+    }
+
+    /// Records the IP families that the cluster is to have.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn want_ip_family(&self, family: IpFamily) -> Result<()> {
+        self.write("ip-family.json", &family)
+    }
+
     /// Records how Pods are to be connected from the next start on.
     ///
     /// # Errors
@@ -184,24 +170,16 @@ mod tests {
     }
 
     #[test]
-    fn load_balancers_and_nodes_share_no_address() {
-        let network =
-            Network { gateway: [192, 168, 49, 1].into(), node: [192, 168, 49, 2].into(), prefix: 24 };
-        let pool = network.load_balancers();
-        assert_eq!(
-            (pool.start().to_string(), pool.end().to_string()),
-            ("192.168.49.101".into(), "192.168.49.254".into())
-        );
-        assert!(Network { prefix: 30, ..network }.load_balancers().is_empty());
-    }
-
-    #[test]
     fn the_network_is_remembered() {
         let dir = tempfile::tempdir().unwrap();
         let profile = Profile::below("t", dir.path(), dir.path()).unwrap();
         assert_eq!(profile.network().unwrap(), None);
-        let network =
-            Network { gateway: [192, 168, 49, 1].into(), node: [192, 168, 49, 2].into(), prefix: 24 };
+        let network = crate::network::tests::network(IpFamily::Dual);
+        // A cluster from before there was a choice.
+        std::fs::create_dir_all(&profile.state_dir).unwrap();
+        let old = r#"{"gateway": "192.168.49.1", "node": "192.168.49.2", "prefix": 24}"#;
+        std::fs::write(profile.state_dir.join("network.json"), old).unwrap();
+        assert_eq!(profile.network().unwrap().unwrap().ip_family, IpFamily::Ipv4);
         profile.set_network(&network).unwrap();
         assert_eq!(profile.network().unwrap(), Some(network));
         assert_eq!(profile.cni().unwrap(), Cni::Auto);

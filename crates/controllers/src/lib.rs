@@ -36,7 +36,7 @@ mod pods;
 mod replicaset;
 mod statefulset;
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
@@ -53,12 +53,11 @@ use crate::kit::Context;
 pub struct Config {
     /// The CA bundle (PEM) that `kube-root-ca.crt` publishes in every namespace.
     pub ca_pem: String,
-    /// The addresses of all Pods; each node gets a part.
-    pub cluster_cidr: ipnet::IpNet,
-    /// The prefix length of a node's part; 24 gives 254 Pods a node.
-    pub node_cidr_mask: u8,
-    /// The addresses for Services of type LoadBalancer, on the nodes' own network.
-    pub load_balancers: RangeInclusive<Ipv4Addr>,
+    /// The addresses of all Pods, one range per IP family, the main family first; each node gets a part of each, of that
+    /// prefix length: 24 gives 254 Pods a node.
+    pub cluster_cidrs: Vec<(ipnet::IpNet, u8)>,
+    /// The addresses for Services of type LoadBalancer, on the nodes' own network, one range per IP family.
+    pub load_balancers: Vec<RangeInclusive<IpAddr>>,
 }
 
 /// Runs all controllers until `stop`; returns when the last has ended.

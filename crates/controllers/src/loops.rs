@@ -32,9 +32,11 @@ struct World {
 fn config() -> Config {
     Config {
         ca_pem: "the root".into(),
-        cluster_cidr: "10.244.0.0/16".parse().unwrap(),
-        node_cidr_mask: 24,
-        load_balancers: "192.168.49.101".parse().unwrap()..="192.168.49.102".parse().unwrap(),
+        cluster_cidrs: vec![
+            ("10.244.0.0/16".parse().unwrap(), 24),
+            ("fd00:10:244::/56".parse().unwrap(), 64),
+        ],
+        load_balancers: vec!["192.168.49.101".parse().unwrap()..="192.168.49.102".parse().unwrap()],
     }
 }
 
@@ -361,7 +363,8 @@ async fn a_silent_node_is_tainted_and_emptied() {
     nodes.create(&PostParams::default(), &serde_json::from_value(node).unwrap()).await.unwrap();
     eventually("the node has addresses", || async {
         let spec = nodes.get("n1").await.unwrap().spec.unwrap_or_default();
-        spec.pod_cidr.as_deref() == Some("10.244.0.0/24") && spec.pod_cidrs.unwrap().len() == 1
+        spec.pod_cidr.as_deref() == Some("10.244.0.0/24")
+            && spec.pod_cidrs.unwrap() == ["10.244.0.0/24", "fd00:10:244::/64"]
     })
     .await;
     let tolerant =

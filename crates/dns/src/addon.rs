@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 /// Where Pods send their questions, and what they ask about.
 #[derive(Debug, Clone)]
 pub struct AddonConfig {
-    /// The cluster IP of the Service `kube-dns`.
-    pub cluster_ip: IpAddr,
+    /// The cluster IPs of the Service `kube-dns`, one per IP family of the cluster, the main one first.
+    pub cluster_ips: Vec<IpAddr>,
     /// The cluster's domain.
     pub cluster_domain: String,
     /// The image whose program has the command `dns`.
@@ -22,9 +22,9 @@ pub struct AddonConfig {
 
 impl AddonConfig {
     /// One Pod of the built-in image for `cluster.local`.
-    pub fn new(cluster_ip: IpAddr) -> Self {
+    pub fn new(cluster_ips: Vec<IpAddr>) -> Self {
         Self {
-            cluster_ip,
+            cluster_ips,
             cluster_domain: "cluster.local".to_owned(),
             image: "localhost/skiff:latest".to_owned(),
             replicas: 1,
@@ -199,7 +199,9 @@ fn service(config: &AddonConfig) -> Value {
         },
         "spec": {
             "selector": {"k8s-app": "kube-dns"},
-            "clusterIP": config.cluster_ip,
+            "clusterIP": config.cluster_ips.first(),
+            "clusterIPs": config.cluster_ips,
+            "ipFamilyPolicy": if config.cluster_ips.len() > 1 { "RequireDualStack" } else { "SingleStack" },
             "ports": [
                 {"name": "dns", "port": 53, "protocol": "UDP", "targetPort": 53},
                 {"name": "dns-tcp", "port": 53, "protocol": "TCP", "targetPort": 53},
@@ -220,7 +222,7 @@ mod tests {
 
     #[test]
     fn the_objects_are_of_their_types_and_fit_together() {
-        let all = manifests(&AddonConfig::new("10.96.0.10".parse().unwrap()));
+        let all = manifests(&AddonConfig::new(vec!["10.96.0.10".parse().unwrap()]));
         let [account, role, binding, own, own_binding, config, deployment, service] =
             <[Value; 8]>::try_from(all).unwrap();
         let account: ServiceAccount = serde_json::from_value(account).unwrap();

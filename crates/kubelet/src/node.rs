@@ -301,10 +301,19 @@ fn additions(metadata: &ObjectMeta) -> serde_json::Value {
     json!({"metadata": {"labels": labels.unwrap_or(&none), "annotations": annotations.unwrap_or(&none)}})
 }
 
+/// Addresses are merged by their type, which two of them share when the node has both IP families: they are replaced.
+fn status_patch(status: &NodeStatus) -> serde_json::Value {
+    let mut patch = json!({"status": status});
+    if let Some(addresses) = patch["status"]["addresses"].as_array_mut() {
+        addresses.push(json!({"$patch": "replace"}));
+    }
+    patch
+}
+
 async fn report(agent: &Agent, status: &NodeStatus) -> Result<(), kube::Error> {
     let api: Api<Node> = Api::all(agent.client.clone());
     // Lists here are merged by key on the server; a merge patch would wipe conditions of others.
-    let patch = json!({"status": status});
+    let patch = status_patch(status);
     api.patch_status(&agent.config.node_name, &PatchParams::default(), &Patch::Strategic(patch))
         .await
         .map(drop)
@@ -355,6 +364,18 @@ mod tests {
         );
         let info = system_info();
         assert!(!info.kernel_version.is_empty() && !info.boot_id.is_empty());
+    }
+
+    #[test]
+    fn two_addresses_of_one_type_stay_two() {
+        let address = |ip: &str| NodeAddress { type_: "InternalIP".into(), address: ip.into() };
+        let status = NodeStatus {
+            addresses: Some(vec![address("10.0.0.1"), address("fd00::1")]),
+            ..NodeStatus::default()
+        };
+        let expected = json!([{"type": "InternalIP", "address": "10.0.0.1"}, {"type": "InternalIP", "address": "fd00::1"},
+            {"$patch": "replace"}]);
+        assert_eq!(status_patch(&status)["status"]["addresses"], expected);
     }
 
     #[test]

@@ -324,6 +324,7 @@ impl Display for Key {
             Self::CtOriginalDport => "ct original proto-dst",
             Self::FibSaddrType => "fib saddr type",
             Self::FibDaddrType => "fib daddr type",
+            Self::FibSaddrOif => "fib saddr . iif oif",
             Self::Random(modulus) => return write!(f, "numgen random mod {modulus}"),
         })
     }

@@ -101,9 +101,11 @@ mod attr {
     pub const FIB_DREG: u16 = 1;
     pub const FIB_RESULT: u16 = 2;
     pub const FIB_FLAGS: u16 = 3;
+    pub const FIB_RESULT_OIF: u32 = 1;
     pub const FIB_RESULT_ADDRTYPE: u32 = 3;
     pub const FIB_F_SADDR: u32 = 1;
     pub const FIB_F_DADDR: u32 = 2;
+    pub const FIB_F_IIF: u32 = 8;
     pub const CT_KEY_STATE: u32 = 0;
     pub const CT_KEY_DIRECTION: u32 = 1;
     pub const CT_KEY_STATUS: u32 = 2;
@@ -123,10 +125,10 @@ fn load_ct(b: &mut Buffer, reg: u32, key: u32, original: bool) {
     });
 }
 
-fn load_fib(b: &mut Buffer, reg: u32, flags: u32) {
+fn load_fib(b: &mut Buffer, reg: u32, result: u32, flags: u32) {
     expr(b, "fib", |b| {
         b.u32(attr::FIB_DREG, reg);
-        b.u32(attr::FIB_RESULT, attr::FIB_RESULT_ADDRTYPE);
+        b.u32(attr::FIB_RESULT, result);
         b.u32(attr::FIB_FLAGS, flags);
     });
 }
@@ -152,8 +154,9 @@ fn load(b: &mut Buffer, reg: u32, key: &Key) {
         Key::CtOriginalIpDaddr => load_ct(b, reg, attr::CT_KEY_DST_IP, true),
         Key::CtOriginalIp6Daddr => load_ct(b, reg, attr::CT_KEY_DST_IP6, true),
         Key::CtOriginalDport => load_ct(b, reg, attr::CT_KEY_PROTO_DST, true),
-        Key::FibSaddrType => load_fib(b, reg, attr::FIB_F_SADDR),
-        Key::FibDaddrType => load_fib(b, reg, attr::FIB_F_DADDR),
+        Key::FibSaddrType => load_fib(b, reg, attr::FIB_RESULT_ADDRTYPE, attr::FIB_F_SADDR),
+        Key::FibDaddrType => load_fib(b, reg, attr::FIB_RESULT_ADDRTYPE, attr::FIB_F_DADDR),
+        Key::FibSaddrOif => load_fib(b, reg, attr::FIB_RESULT_OIF, attr::FIB_F_SADDR | attr::FIB_F_IIF),
         Key::Random(modulus) => expr(b, "numgen", |b| {
             b.u32(uapi::NG_DREG, reg);
             b.u32(uapi::NG_MODULUS, *modulus);

@@ -52,6 +52,9 @@ pub enum Key {
     FibSaddrType,
     /// `fib daddr type` ([`crate::rule::fib_type`]).
     FibDaddrType,
+    /// `fib saddr . iif oif`: index of the interface by which the source is reached, if that is the one it came in by; else
+    /// 0.
+    FibSaddrOif,
     /// `numgen random mod N`: a random number below N, in host order.
     Random(u32),
 }
@@ -98,7 +101,7 @@ impl Key {
             Self::Iifname | Self::Oifname => Type::Ifname,
             Self::Random(_) => Type::Integer,
             Self::IcmpType | Self::Icmpv6Type | Self::Nfproto | Self::CtDirection => Type::Other { len: 1 },
-            Self::CtState | Self::CtStatus | Self::FibSaddrType | Self::FibDaddrType => {
+            Self::CtState | Self::CtStatus | Self::FibSaddrType | Self::FibDaddrType | Self::FibSaddrOif => {
                 Type::Other { len: 4 }
             }
         }

@@ -1,14 +1,17 @@
-//! Addresses that a node answers for although no link has them: those of Services of type LoadBalancer, on the network
+//! Addresses that a node answers for without speaking with them: those of Services of type LoadBalancer, on the network
 //! that the host and all nodes share.
 //!
-//! A local route is all it takes: the kernel then answers ARP for the address, and what no rule forwards is refused as on
-//! any address of the node. The routes live in the node's namespace and go with it. The kernel's table is the record:
-//! local routes that the kernel did not make itself are ours.
+//! In IPv4 a local route is all it takes: the kernel then answers ARP for the address. IPv6's neighbour discovery answers
+//! for addresses of a link only, so there it is one, but never chosen as a source. What no rule forwards is refused as on
+//! any address of the node. All of it lives in the node's namespace and goes with it. The kernel's tables are the record:
+//! local routes that the kernel did not make itself are ours, and so are IPv6 addresses with no network around them.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol};
 
 use crate::error::{Errors, Result, Teardown};
@@ -22,8 +25,8 @@ pub struct AnsweredAddresses {
     netlink: Netlink,
     /// Index of the node's interface.
     link: u32,
-    /// The node's own address.
-    node: IpAddr,
+    /// The node's own addresses, one per family at most.
+    node: Vec<IpAddr>,
     known: BTreeSet<IpAddr>,
 }
 
@@ -32,34 +35,38 @@ impl AnsweredAddresses {
     /// of it. Blocking.
     ///
     /// # Errors
-    /// When the node has no interface or its routes cannot be read.
-    pub fn open(node_netns: BorrowedFd<'_>, node: IpAddr) -> Result<Self> {
+    /// When the node has no interface or its routes and addresses cannot be read.
+    pub fn open(node_netns: BorrowedFd<'_>, node: &[IpAddr]) -> Result<Self> {
         let mut netlink = within(node_netns, Netlink::open)?;
         let link = own_link(&mut netlink)?;
-        let known = routes(&mut netlink)?.iter().filter_map(ours).collect();
-        Ok(Self { netlink, link, node, known })
+        let mut known: BTreeSet<IpAddr> = routes(&mut netlink)?.iter().filter_map(ours).collect();
+        let question = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+        known.extend(
+            netlink.dump("list addresses", &question)?.iter().filter_map(|answer| ours6(answer, link)),
+        );
+        Ok(Self { netlink, link, node: node.to_vec(), known })
     }
 
-    /// Answers for these addresses of the node's family and for no others. An address that the kernel refuses is tried
+    /// Answers for these addresses of the node's families and for no others. An address that the kernel refuses is tried
     /// again at the next call. Blocking.
     ///
     /// # Errors
     /// All addresses that could not be changed; the others are.
     pub fn sync(&mut self, wanted: &BTreeSet<IpAddr>) -> Result<(), Errors> {
         let mut failures = Teardown::default();
-        let wanted: BTreeSet<IpAddr> =
-            wanted.iter().filter(|address| address.is_ipv4() == self.node.is_ipv4()).copied().collect();
-        let gone: Vec<IpAddr> = self.known.difference(&wanted).copied().collect();
-        let new: Vec<IpAddr> = wanted.difference(&self.known).copied().collect();
+        let source = |address: &IpAddr| self.node.iter().find(|own| own.is_ipv4() == address.is_ipv4());
+        let gone: Vec<IpAddr> = self.known.difference(wanted).copied().collect();
+        let new = wanted.difference(&self.known).filter_map(|address| Some((*address, *source(address)?)));
+        let new: Vec<(IpAddr, IpAddr)> = new.collect();
         for address in gone {
-            let removed = self.netlink.apply(&[message::no_answer_for(address)]);
+            let removed = self.netlink.apply(&[message::no_answer_for(self.link, address)]);
             if removed.is_ok() {
                 self.known.remove(&address);
             }
             failures.step(removed);
         }
-        for address in new {
-            let made = self.netlink.apply(&[message::answer_for(self.link, address, self.node)]);
+        for (address, source) in new {
+            let made = self.netlink.apply(&[message::answer_for(self.link, address, source)]);
             if made.is_ok() {
                 self.known.insert(address);
             }
@@ -77,4 +84,14 @@ fn ours(route: &RouteMessage) -> Option<IpAddr> {
         _ => None,
     });
     to.filter(|_| made)
+}
+
+/// The IPv6 address of the link that is ours: the node's own comes with its network.
+fn ours6(answer: &RouteNetlinkMessage, link: u32) -> Option<IpAddr> {
+    let RouteNetlinkMessage::NewAddress(message) = answer else { return None };
+    let alone = message.header.index == link && message.header.prefix_len == 128;
+    message.attributes.iter().filter(|_| alone).find_map(|attribute| match attribute {
+        AddressAttribute::Address(address) => Some(*address),
+        _ => None,
+    })
 }

@@ -55,9 +55,9 @@ pub enum Error {
     #[error("subnet {subnet} is in use: the host already has a route to {by}")]
     SubnetInUse {
         /// The wanted subnet.
-        subnet: ipnet::Ipv4Net,
+        subnet: ipnet::IpNet,
         /// The network that it collides with.
-        by: ipnet::Ipv4Net,
+        by: ipnet::IpNet,
     },
     /// A helper thread died.
     #[error("{0}: its thread panicked")]

@@ -5,14 +5,14 @@
 
 use std::fs;
 use std::io::{self, Write as _};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::LinkMessage;
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage};
+use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::errno::Errno;
 
@@ -21,12 +21,20 @@ use crate::message::{self, End};
 use crate::names::{BRIDGE_PREFIX, INSIDE, bridge, mac, node_link};
 use crate::netlink::{Link, Netlink};
 use crate::netns::within;
+use crate::peers::address_of;
 use crate::subnet::collision;
 use crate::sysctl;
 
 const FORWARD: &str = "ipv4/ip_forward";
+const FORWARD6: &str = "ipv6/conf/all/forwarding";
 /// Ethernet's, and the most that we use.
 const MTU: u32 = 1500;
+/// The least that IPv6 works with (RFC 8200).
+const LEAST_MTU6: u32 = 1280;
+
+/// Settings of the bridge: it has the family whatever is the rule for new links, uses its address at once, and believes
+/// nobody on it who says that he is a router.
+const BRIDGE_SETTINGS6: [(&str, &str); 3] = [("disable_ipv6", "0"), ("accept_dad", "0"), ("accept_ra", "0")];
 
 /// The host's part of one cluster's network.
 #[derive(Debug, Clone)]
@@ -35,6 +43,8 @@ pub struct HostNetwork {
     pub profile: String,
     /// The nodes' subnet; its first address is the bridge's.
     pub subnet: Ipv4Net,
+    /// The nodes' IPv6 subnet, in a cluster that has the family; its first address is the bridge's.
+    pub subnet6: Option<Ipv6Net>,
     /// A volatile directory that all clusters of the machine share (`/run/skiff`): remembers how routing was set before
     /// the first of them.
     pub run_dir: PathBuf,
@@ -42,6 +52,17 @@ pub struct HostNetwork {
 
 /// The IPv4 networks that the host has addresses in or routes to, except those of `profile`'s own bridge.
 pub fn used_networks(profile: &str) -> Result<Vec<Ipv4Net>> {
+    let v4 = |net| if let IpNet::V4(net) = net { Some(net) } else { None };
+    Ok(used(profile)?.into_iter().filter_map(v4).collect())
+}
+
+/// The IPv6 networks, likewise.
+pub fn used_networks6(profile: &str) -> Result<Vec<Ipv6Net>> {
+    let v6 = |net| if let IpNet::V6(net) = net { Some(net) } else { None };
+    Ok(used(profile)?.into_iter().filter_map(v6).collect())
+}
+
+fn used(profile: &str) -> Result<Vec<IpNet>> {
     let mut netlink = Netlink::open()?;
     let own = netlink.link(&bridge(profile))?.map(|link| link.index);
     let mut used = Vec::new();
@@ -57,8 +78,11 @@ pub fn used_networks(profile: &str) -> Result<Vec<Ipv4Net>> {
         if Some(address.header.index) == own {
             continue;
         }
+        // An IPv4 address on a point-to-point link is `Local`; `Address` is the other end's. IPv6 has the latter only.
         used.extend(address.attributes.iter().filter_map(|attribute| match attribute {
-            AddressAttribute::Local(IpAddr::V4(v4)) => Ipv4Net::new(*v4, address.header.prefix_len).ok(),
+            AddressAttribute::Local(ip @ IpAddr::V4(_)) | AddressAttribute::Address(ip @ IpAddr::V6(_)) => {
+                IpNet::new(*ip, address.header.prefix_len).ok()
+            }
             _ => None,
         }));
     }
@@ -68,19 +92,19 @@ pub fn used_networks(profile: &str) -> Result<Vec<Ipv4Net>> {
     Ok(used)
 }
 
-/// The network of an IPv4 route that is neither the default route nor one of the kernel's own entries for addresses.
-fn routed(route: &RouteMessage, own: Option<u32>) -> Option<Ipv4Net> {
-    const LOCAL_TABLE: u8 = 255;
+/// The network of a route that is neither the default route nor one of the kernel's own entries for addresses.
+fn routed(route: &RouteMessage, own: Option<u32>) -> Option<IpNet> {
     let mut to = None;
     for attribute in &route.attributes {
         match attribute {
             RouteAttribute::Oif(index) if Some(*index) == own => return None,
-            RouteAttribute::Destination(RouteAddress::Inet(v4)) => to = Some(*v4),
+            RouteAttribute::Destination(address) => to = address_of(address),
             _ => {}
         }
     }
-    let wanted = route.header.table != LOCAL_TABLE && route.header.table != RouteHeader::RT_TABLE_UNSPEC;
-    Ipv4Net::new(to.filter(|_| wanted)?, route.header.destination_prefix_length).ok()
+    let table = route.header.table;
+    let wanted = table != message::LOCAL_TABLE && table != RouteHeader::RT_TABLE_UNSPEC;
+    IpNet::new(to.filter(|_| wanted)?, route.header.destination_prefix_length).ok()
 }
 
 /// The size of packets that the host's way out takes: a VPN's is smaller than Ethernet's, and what is sent larger from
@@ -129,6 +153,27 @@ impl HostNetwork {
         Ipv4Net::new(address, self.subnet.prefix_len()).ok().filter(|_| ok)
     }
 
+    /// The bridge's IPv6 address.
+    pub fn gateway6(&self) -> Option<Ipv6Addr> {
+        self.subnet6.map(|subnet| Ipv6Addr::from_bits(subnet.network().to_bits() | 1))
+    }
+
+    /// The IPv6 address of a node: the same number after the bridge's as its IPv4 address has.
+    pub fn node_address6(&self, node: u8) -> Option<Ipv6Net> {
+        let address = Ipv6Addr::from_bits(self.gateway6()?.to_bits() + u128::from(node));
+        Ipv6Net::new(address, self.subnet6?.prefix_len()).ok().filter(|_| node > 0)
+    }
+
+    /// The bridge's IPv6 address as a way out of the node network: the host routes IPv6 already. We never make it do so,
+    /// since a host that does stops learning its own way out from its router.
+    ///
+    /// # Errors
+    /// When the host's setting cannot be read.
+    pub fn way_out6(&self) -> Result<Option<Ipv6Addr>> {
+        let Some(gateway) = self.gateway6() else { return Ok(None) };
+        Ok((sysctl::get(FORWARD6)? == "1").then_some(gateway))
+    }
+
     fn table(&self) -> String {
         table(&self.profile)
     }
@@ -139,7 +184,12 @@ impl HostNetwork {
     /// [`Error::SubnetInUse`] when the host has another use for the subnet; nothing is changed then.
     pub fn ensure(&self) -> Result<()> {
         if let Some(by) = collision(self.subnet, &used_networks(&self.profile)?) {
-            return Err(Error::SubnetInUse { subnet: self.subnet, by });
+            return Err(Error::SubnetInUse { subnet: self.subnet.into(), by: by.into() });
+        }
+        if let Some(subnet) = self.subnet6
+            && let Some(by) = collision(subnet, &used_networks6(&self.profile)?)
+        {
+            return Err(Error::SubnetInUse { subnet: subnet.into(), by: by.into() });
         }
         let name = bridge(&self.profile);
         let mut netlink = Netlink::open()?;
@@ -148,8 +198,17 @@ impl HostNetwork {
         let index = netlink.link(&name)?.ok_or(missing)?.index;
         let address = Ipv4Net::new(self.gateway(), self.subnet.prefix_len()).unwrap_or(self.subnet);
         netlink.apply(&[message::set_up(index), message::address(index, IpNet::V4(address))])?;
+        let mut translated = vec![IpNet::V4(self.subnet)];
+        if let (Some(subnet), Some(gateway)) = (self.subnet6, self.gateway6()) {
+            for (setting, value) in BRIDGE_SETTINGS6 {
+                sysctl::set(&format!("ipv6/conf/{name}/{setting}"), value)?;
+            }
+            let address = Ipv6Net::new(gateway, subnet.prefix_len()).unwrap_or(subnet);
+            netlink.apply(&[message::address(index, IpNet::V6(address))])?;
+            translated.extend(self.way_out6()?.map(|_| IpNet::V6(subnet)));
+        }
         switch_forwarding_on(&self.run_dir)?;
-        nft::masquerade::ensure(&self.table(), &[IpNet::V4(self.subnet)], &[])?;
+        nft::masquerade::ensure(&self.table(), &translated, &[])?;
         Ok(())
     }
 
@@ -167,7 +226,8 @@ impl HostNetwork {
         let [_, a, b, c, d] = rest;
         let here = End { name: &name, mac: [first, 0x59, a, b, c, d], netns: None, bridge: Some(port_of) };
         let there = End { name: INSIDE, mac: mac(address), netns: Some(node_netns), bridge: None };
-        let create = message::veth(&here, &there, uplink_mtu(&mut netlink)?);
+        let least = if self.subnet6.is_some() { LEAST_MTU6 } else { 0 };
+        let create = message::veth(&here, &there, uplink_mtu(&mut netlink)?.max(least));
         let Err(error) = netlink.apply(std::slice::from_ref(&create)) else { return Ok(()) };
         let Error::Refused { errno: Errno::EEXIST, .. } = error else { return Err(error) };
         let ours = netlink.link(&name)?;
@@ -288,12 +348,18 @@ mod tests {
         let network = |subnet: &str| HostNetwork {
             profile: "p".into(),
             subnet: subnet.parse().unwrap_or_default(),
+            subnet6: "fd00:192:168:49::/64".parse().ok(),
             run_dir: PathBuf::new(),
         };
         let wide = network("192.168.49.0/24");
         assert_eq!(wide.gateway().to_string(), "192.168.49.1");
         assert_eq!(wide.node_address(1).map(|net| net.to_string()).as_deref(), Some("192.168.49.2/24"));
         assert_eq!(wide.node_address(0), None);
+        assert_eq!(wide.gateway6().map(|ip| ip.to_string()).as_deref(), Some("fd00:192:168:49::1"));
+        assert_eq!(
+            wide.node_address6(1).map(|net| net.to_string()).as_deref(),
+            Some("fd00:192:168:49::2/64")
+        );
         assert_eq!(wide.node_address(254), None);
         assert!(network("192.168.49.0/30").node_address(2).is_none());
     }

@@ -10,13 +10,14 @@
 //! All of it is level-triggered: every call may be repeated, finds what is there, and makes what is missing, so a crash at
 //! any point is repaired by the next start. Planning (which subnet, which address, which messages) is pure; the edge is
 //! one blocking netlink socket. What always holds: no Pod's address is translated on the way to another Pod; nobody needs
-//! ARP; a namespace that dies takes its links with it. Never here: Services, policies, names, containers.
+//! ARP or asks for neighbours; a namespace that dies takes its links with it. Never here: Services, policies, names, containers.
 //!
 //! Specifications: rtnetlink(7), veth(4), Documentation/networking/ip-sysctl.rst of the kernel.
 
 mod answered;
 pub mod cni;
 mod error;
+mod guard;
 mod host;
 mod ipam;
 mod message;
@@ -31,9 +32,10 @@ mod sysctl;
 
 pub use answered::AnsweredAddresses;
 pub use error::{Error, Errors, Result};
-pub use host::{HostNetwork, used_networks};
+pub use host::{HostNetwork, used_networks, used_networks6};
 pub use names::{GATEWAY4, GATEWAY6, bridge};
 pub use netns::within;
 pub use node::NodeNetwork;
 pub use peers::{PeerRoutes, Peers};
 pub use pod::PodNetwork;
+pub use sysctl::has_ipv6;

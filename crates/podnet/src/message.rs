@@ -5,7 +5,9 @@ use std::os::fd::{AsRawFd as _, BorrowedFd};
 
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
-use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope};
+use netlink_packet_route::address::{
+    AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope, CacheInfo,
+};
 use netlink_packet_route::link::{
     InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
@@ -124,6 +126,12 @@ pub(crate) fn get_link(name: &str) -> RouteNetlinkMessage {
 
 /// An address of a link. IPv6's check for duplicates is left out: we are the ones who hand them out.
 pub(crate) fn address(index: u32, net: IpNet) -> Request {
+    let what = format!("add address {net} to link {index}");
+    let message = RouteNetlinkMessage::NewAddress(address_of_link(index, net));
+    Request::new(what, message, NLM_F_CREATE | NLM_F_REPLACE)
+}
+
+fn address_of_link(index: u32, net: IpNet) -> AddressMessage {
     let mut message = AddressMessage::default();
     message.header.family = family(net.addr());
     message.header.prefix_len = net.prefix_len();
@@ -138,8 +146,7 @@ pub(crate) fn address(index: u32, net: IpNet) -> Request {
         IpNet::V4(_) => {}
         IpNet::V6(_) => message.header.flags = AddressHeaderFlags::Nodad,
     }
-    let what = format!("add address {net} to link {index}");
-    Request::new(what, RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_REPLACE)
+    message
 }
 
 /// Where traffic to a network goes.
@@ -187,23 +194,35 @@ pub(crate) fn delete_range(to: IpNet) -> Request {
         .fine(&[Errno::ESRCH, Errno::ENODEV])
 }
 
-/// An address that the node answers for without having it on a link: the neighbours' questions are answered, and what
-/// the node itself sends there comes from `source`.
+/// An address that the node answers for and never speaks with: the neighbours' questions are answered, and what the node
+/// itself sends there comes from its own. IPv4 takes a local route for that, with the node's address as `source`; IPv6
+/// answers for addresses of the link only, so it is one that is out of use for what the node begins.
 pub(crate) fn answer_for(link: u32, address: IpAddr, source: IpAddr) -> Request {
+    let what = format!("answer for address {address}");
+    if address.is_ipv6() {
+        let mut message = address_of_link(link, IpNet::from(address));
+        let mut lifetime = CacheInfo::default();
+        (lifetime.ifa_preferred, lifetime.ifa_valid) = (0, u32::MAX);
+        message.attributes.push(AddressAttribute::CacheInfo(lifetime));
+        return Request::new(what, RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_REPLACE);
+    }
     let mut message = answered(address);
     message.header.protocol = RouteProtocol::Static;
     message.header.scope = RouteScope::Host;
     message.attributes.push(RouteAttribute::PrefSource(to_route(source)));
     message.attributes.push(RouteAttribute::Oif(link));
-    let what = format!("answer for address {address}");
     Request::new(what, RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_REPLACE)
 }
 
 /// No longer answers for an address; that it does not already is fine.
-pub(crate) fn no_answer_for(address: IpAddr) -> Request {
+pub(crate) fn no_answer_for(link: u32, address: IpAddr) -> Request {
+    let what = format!("no longer answer for address {address}");
+    if address.is_ipv6() {
+        let message = RouteNetlinkMessage::DelAddress(address_of_link(link, IpNet::from(address)));
+        return Request::new(what, message, 0).fine(&[Errno::EADDRNOTAVAIL, Errno::ENODEV]);
+    }
     let mut message = answered(address);
     message.header.scope = RouteScope::NoWhere;
-    let what = format!("no longer answer for address {address}");
     Request::new(what, RouteNetlinkMessage::DelRoute(message), 0).fine(&[Errno::ESRCH, Errno::ENODEV])
 }
 

@@ -7,6 +7,7 @@
 //!  default via 169.254.1.1                      10.244.0.5/32 dev veth1a2b3c4d5e6
 //!  169.254.1.1 lladdr 0a:58:a9:fe:01:01 for good      10.244.0.5 lladdr 0a:58:0a:f4:00:05 for good
 //! ```
+//! The same with `fd00:10:244::5/128` and `fe80::1` where the cluster has IPv6.
 //!
 //! Every packet between Pods crosses the node's forward hook, where policy lives; nothing is translated; nobody ever asks
 //! by ARP. The kernel's tables are the record: after a restart the links, their aliases (the Pod's uid) and their routes
@@ -33,6 +34,7 @@ use crate::message::{self, End, Request, Route};
 use crate::names::{GATEWAY4, GATEWAY6, INSIDE, NODE_MAC, VETH_PREFIX, alias, mac, pod_of, veth};
 use crate::netlink::{Link, Netlink};
 use crate::netns::within;
+use crate::sysctl;
 
 /// How long a Pod's namespace has to go by itself, and its link with it.
 const GRACE: Duration = Duration::from_secs(2);
@@ -40,6 +42,11 @@ const GRACE: Duration = Duration::from_secs(2);
 const DEFAULT_MTU: u32 = 1500;
 /// The first interface of every namespace.
 const LOOPBACK: u32 = 1;
+
+/// Settings of a Pod's namespace, before its link is there: it has the addresses that it is given and no other, which
+/// no policy would know, and believes nobody who says that he is a router.
+const SETTINGS: [(&str, &str); 2] =
+    [("ipv6/conf/default/addr_gen_mode", "1"), ("ipv6/conf/default/accept_ra", "0")];
 
 /// The Pods' network on one node.
 pub struct PodNetwork {
@@ -116,7 +123,12 @@ impl PodNetwork {
         let Some(&first) = addresses.first() else { return Err(Error::Exhausted("no range".into())) };
         let name = veth(pod_uid);
         let pod_mac = mac(first);
-        let mut inside = within(netns, Netlink::open)?;
+        let mut inside = within(netns, || {
+            for (name, value) in SETTINGS {
+                sysctl::set_if_there(name, value)?;
+            }
+            Netlink::open()
+        })?;
         {
             let mut node = self.shared.node.lock();
             let index = self.connect(&mut node.netlink, &mut inside, netns, &name, pod_mac)?;

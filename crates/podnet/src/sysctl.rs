@@ -24,6 +24,11 @@ pub(crate) fn set(name: &str, value: &str) -> Result<()> {
     fs::write(path(name), value).map_err(|e| Error::system(format!("set sysctl net/{name} to {value}"), e))
 }
 
+/// Whether the calling thread's network namespace has IPv6 at all: the kernel was built and started with it.
+pub fn has_ipv6() -> bool {
+    fs::exists("/proc/thread-self/net/if_inet6").unwrap_or(false)
+}
+
 /// Sets it where the kernel has it: IPv6 or connection tracking may be absent. Gives whether it has.
 pub(crate) fn set_if_there(name: &str, value: &str) -> Result<bool> {
     match set(name, value) {

@@ -6,9 +6,11 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use ipnet::{IpNet, Ipv4Net};
-use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrIn, sockopt};
-use podnet::{AnsweredAddresses, Error, HostNetwork, NodeNetwork, PodNetwork, bridge, used_networks, within};
+use ipnet::IpNet;
+use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrStorage, sockopt};
+use podnet::{
+    AnsweredAddresses, Error, HostNetwork, NodeNetwork, PeerRoutes, PodNetwork, bridge, used_networks, within,
+};
 
 /// A fresh network namespace, alive as long as its descriptor.
 fn netns() -> OwnedFd {
@@ -27,7 +29,7 @@ struct Machine {
     run: tempfile::TempDir,
 }
 
-const POD_NETWORK: &str = "10.244.0.0/16";
+const POD_NETWORKS: [&str; 2] = ["10.244.0.0/16", "fd00:10:244::/56"];
 
 fn cidr(text: &str) -> IpNet {
     text.parse().unwrap()
@@ -39,6 +41,7 @@ impl Machine {
         let network = HostNetwork {
             profile: "test".into(),
             subnet: "192.168.49.0/24".parse().unwrap(),
+            subnet6: "fd00:192:168:49::/64".parse().ok(),
             run_dir: run.path().to_owned(),
         };
         let machine = Self { host: netns(), node: netns(), network, run };
@@ -47,23 +50,34 @@ impl Machine {
     }
 
     fn ensure(&self) {
-        let address = self.network.node_address(1).unwrap();
-        inside(&self.host, || {
-            self.network.ensure().unwrap();
-            self.network.attach_node("node", self.node.as_fd(), address).unwrap();
-        });
-        self.setup(&self.node, address);
+        inside(&self.host, || self.network.ensure().unwrap());
+        self.join(&self.node, 1);
     }
 
-    fn setup(&self, node: &OwnedFd, address: Ipv4Net) {
-        let gateway = address.hosts().next().unwrap();
-        NodeNetwork { address, gateway, pod_networks: vec![cidr(POD_NETWORK)] }.setup(node.as_fd()).unwrap();
+    /// Connects a node to the host and sets it up.
+    fn join(&self, node: &OwnedFd, number: u8) {
+        join(&self.host, &self.network, node, number);
     }
 
     fn pods(&self, ranges: &[&str]) -> PodNetwork {
         let ranges: Vec<IpNet> = ranges.iter().map(|range| cidr(range)).collect();
         PodNetwork::open(self.node.as_fd(), &ranges).unwrap()
     }
+}
+
+fn join(host: &OwnedFd, network: &HostNetwork, node: &OwnedFd, number: u8) {
+    let address = network.node_address(number).unwrap();
+    let name = format!("node-{number}");
+    let gateway6 = inside(host, || {
+        network.attach_node(&name, node.as_fd(), address).unwrap();
+        network.way_out6().unwrap()
+    });
+    let (gateway, address6) = (network.gateway(), network.node_address6(number));
+    let pod_networks = POD_NETWORKS.map(cidr).to_vec();
+    let services6 = Some("fd00:10:96::/108".parse().unwrap());
+    NodeNetwork { address, gateway, address6, gateway6, services6, pod_networks }
+        .setup(node.as_fd())
+        .unwrap();
 }
 
 /// Connects from one namespace to a server in another; gives the client's address as the server sees it.
@@ -138,22 +152,19 @@ fn the_host_translates_only_what_leaves_it_and_is_restored() {
     let before = state(&netns());
     let address = machine.network.node_address(2).unwrap();
     let second = netns();
-    inside(&machine.host, || machine.network.attach_node("second", second.as_fd(), address).unwrap());
-    machine.setup(&second, address);
+    machine.join(&second, 2);
     // Nodes of one cluster see each other as they are.
     assert_eq!(seen_source(&second, address.addr().into(), &machine.node).to_string(), "192.168.49.2");
     // Another cluster plays the rest of the world.
     let other = HostNetwork {
         profile: "other".into(),
         subnet: "192.168.58.0/24".parse().unwrap(),
+        subnet6: None,
         ..machine.network.clone()
     };
     let (world, world_address) = (netns(), other.node_address(1).unwrap());
-    inside(&machine.host, || {
-        other.ensure().unwrap();
-        other.attach_node("world", world.as_fd(), world_address).unwrap();
-    });
-    machine.setup(&world, world_address);
+    inside(&machine.host, || other.ensure().unwrap());
+    join(&machine.host, &other, &world, 1);
     assert_eq!(seen_source(&world, world_address.addr().into(), &machine.node).to_string(), "192.168.58.1");
 
     // Subnets in use are seen and refused; one's own is not in the way.
@@ -250,37 +261,98 @@ fn both_families_at_once() {
     for (server, client) in a_addresses.iter().zip(&b_addresses) {
         assert_eq!(seen_source(&a, *server, &b), *client);
     }
+    // Pod and node, both ways; a Pod to itself; node and host. Beyond the cluster the node's address stands for the Pod's.
+    let node: IpAddr = "fd00:192:168:49::2".parse().unwrap();
+    let gateway = machine.network.gateway6().unwrap().into();
+    assert_eq!(seen_source(&a, a_addresses[1], &machine.node), node);
+    assert_eq!(seen_source(&machine.node, node, &a), a_addresses[1]);
+    assert_eq!(seen_source(&a, a_addresses[1], &a), a_addresses[1]);
+    assert_eq!(seen_source(&machine.node, node, &machine.host), gateway);
+    assert_eq!(seen_source(&machine.host, gateway, &a), node);
+    // The world is out of reach, and that is said at once instead of by a time-out.
+    let began = Instant::now();
+    let world = SocketAddr::new("2001:db8::1".parse().unwrap(), 80);
+    let refused = inside(&a, || TcpStream::connect_timeout(&world, Duration::from_secs(10)).unwrap_err());
+    assert!(began.elapsed() < Duration::from_secs(5), "{refused}");
+    // The node sets out for addresses of Services as itself.
+    let own = inside(&machine.node, || {
+        let socket = std::net::UdpSocket::bind("[::]:0").unwrap();
+        socket.connect("[fd00:10:96::a]:53").unwrap();
+        socket.local_addr().unwrap().ip()
+    });
+    assert_eq!(own, node);
+    // A Pod has the addresses that it was given, and its links no other: no policy would know them.
+    let inet6 = |netns: &OwnedFd| {
+        let table = inside(netns, || std::fs::read_to_string("/proc/thread-self/net/if_inet6").unwrap());
+        let row = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        table.lines().map(row).map(|row| format!("{} {}", row[5], row[0])).collect::<Vec<_>>()
+    };
+    let in_pod = inet6(&a);
+    assert!(in_pod.contains(&"eth0 fd000010024400000000000000000002".to_owned()), "{in_pod:?}");
+    assert_eq!(in_pod.iter().filter(|row| row.starts_with("eth0")).count(), 1, "{in_pod:?}");
+    let on_node = inet6(&machine.node);
+    assert!(!on_node.iter().any(|row| row.starts_with("veth")), "{on_node:?}");
     drop(network);
     let again = machine.pods(&["10.244.0.0/24", "fd00:10:244::/64"]);
     assert_eq!(again.addresses("pod-a").unwrap(), a_addresses);
 }
 
 #[test]
+fn pods_of_two_nodes_see_each_other_as_they_are() {
+    let machine = Machine::new();
+    let second = netns();
+    machine.join(&second, 2);
+    let ranges =
+        |number: u8| [cidr(&format!("10.244.{number}.0/24")), cidr(&format!("fd00:10:244:{number}::/64"))];
+    let here = PodNetwork::open(machine.node.as_fd(), &ranges(0)).unwrap();
+    let there = PodNetwork::open(second.as_fd(), &ranges(1)).unwrap();
+    let route = |node: &OwnedFd, number: u8, via: [&str; 2]| {
+        let vias = via.map(|via| via.parse::<IpAddr>().unwrap());
+        let mut routes = PeerRoutes::open(node.as_fd()).unwrap();
+        routes.sync(&ranges(number).into_iter().zip(vias).collect()).unwrap();
+    };
+    route(&machine.node, 1, ["192.168.49.3", "fd00:192:168:49::3"]);
+    route(&second, 0, ["192.168.49.2", "fd00:192:168:49::2"]);
+    let (a, b) = (netns(), netns());
+    let a_addresses = here.attach(a.as_fd(), "pod-a").unwrap();
+    let b_addresses = there.attach(b.as_fd(), "pod-b").unwrap();
+    for (at_a, at_b) in a_addresses.into_iter().zip(b_addresses) {
+        assert_eq!(seen_source(&a, at_a, &b), at_b);
+        assert_eq!(seen_source(&b, at_b, &a), at_a);
+    }
+}
+
+#[test]
 fn a_pod_cannot_speak_as_another() {
     let machine = Machine::new();
-    let network = machine.pods(&["10.244.0.0/24"]);
+    let network = machine.pods(&["10.244.0.0/24", "fd00:10:244::/64"]);
     let (honest, liar, target) = (netns(), netns(), netns());
-    let stolen = network.attach(honest.as_fd(), "honest").unwrap()[0];
+    let stolen = network.attach(honest.as_fd(), "honest").unwrap();
     network.attach(liar.as_fd(), "liar").unwrap();
-    let at = network.attach(target.as_fd(), "target").unwrap()[0];
-    let receiver = inside(&target, || std::net::UdpSocket::bind(SocketAddr::new(at, 0)).unwrap());
-    receiver.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
-    let to = receiver.local_addr().unwrap();
-    let say = |pod: &OwnedFd, from: IpAddr| {
+    let at = network.attach(target.as_fd(), "target").unwrap();
+    let say = |pod: &OwnedFd, from: IpAddr, to: IpAddr| {
+        let receiver = inside(&target, || std::net::UdpSocket::bind(SocketAddr::new(to, 0)).unwrap());
+        receiver.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+        let to = receiver.local_addr().unwrap();
         inside(pod, || {
-            let (family, kind) = (AddressFamily::Inet, SockType::Datagram);
-            let sender = socket::socket(family, kind, SockFlag::empty(), None).unwrap();
+            let family = if from.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+            let sender = socket::socket(family, SockType::Datagram, SockFlag::empty(), None).unwrap();
             // Lets root send from any address.
-            socket::setsockopt(&sender, sockopt::IpTransparent, &true).unwrap();
-            let IpAddr::V4(from) = from else { panic!("an IPv4 test") };
-            let from = SockaddrIn::from(std::net::SocketAddrV4::new(from, 0));
-            socket::bind(sender.as_raw_fd(), &from).unwrap();
+            if from.is_ipv4() {
+                socket::setsockopt(&sender, sockopt::IpTransparent, &true).unwrap();
+            }
+            std::fs::write("/proc/sys/net/ipv6/ip_nonlocal_bind", "1").unwrap();
+            socket::bind(sender.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(from, 0))).unwrap();
             std::net::UdpSocket::from(sender).send_to(b"x", to).unwrap();
         });
         receiver.recv_from(&mut [0; 8]).map(|(_, from)| from.ip()).ok()
     };
-    assert_eq!(say(&honest, stolen), Some(stolen));
-    assert_eq!(say(&liar, stolen), None);
+    for (stolen, at) in stolen.into_iter().zip(at) {
+        assert_eq!(say(&honest, stolen, at), Some(stolen));
+        assert_eq!(say(&liar, stolen, at), None);
+    }
+    // Nor with an address that nobody has and no policy knows.
+    assert_eq!(say(&liar, "fd00:9::9".parse().unwrap(), "fd00:10:244::4".parse().unwrap()), None);
 }
 
 #[test]
@@ -307,7 +379,8 @@ fn attaching_takes_milliseconds() {
 #[test]
 fn a_node_answers_for_further_addresses_as_long_as_it_is_told_to() {
     let machine = Machine::new();
-    let open = || AnsweredAddresses::open(machine.node.as_fd(), "192.168.49.2".parse().unwrap()).unwrap();
+    let nodes: [IpAddr; 2] = ["192.168.49.2".parse().unwrap(), "fd00:192:168:49::2".parse().unwrap()];
+    let open = || AnsweredAddresses::open(machine.node.as_fd(), &nodes).unwrap();
     let addresses = |list: &[&str]| list.iter().map(|a| a.parse().unwrap()).collect();
     // Nobody listens: who is answered for refuses, and who is not is silent.
     let refuses = |address: &str| {
@@ -315,23 +388,30 @@ fn a_node_answers_for_further_addresses_as_long_as_it_is_told_to() {
         let tried = inside(&machine.host, || TcpStream::connect_timeout(&to, Duration::from_millis(400)));
         tried.unwrap_err().kind() == std::io::ErrorKind::ConnectionRefused
     };
+    const FOUR: [&str; 2] = ["192.168.49.200", "192.168.49.201"];
+    const SIX: [&str; 2] = ["fd00:192:168:49::101", "fd00:192:168:49::102"];
     let mut answered = open();
-    assert!(!refuses("192.168.49.200"));
-    answered.sync(&addresses(&["192.168.49.200", "192.168.49.201", "fd00::1"])).unwrap();
-    wait_until("both answer", || refuses("192.168.49.200") && refuses("192.168.49.201"));
-    // What the node itself sends there bears the node's own address.
-    let own = inside(&machine.node, || {
-        let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
-        socket.connect("192.168.49.200:9").unwrap();
-        socket.local_addr().unwrap().ip().to_string()
-    });
-    assert_eq!(own, "192.168.49.2");
+    assert!(!refuses(FOUR[0]) && !refuses(SIX[0]));
+    answered.sync(&addresses(&[FOUR[0], FOUR[1], SIX[0], SIX[1]])).unwrap();
+    wait_until("all answer", || FOUR.iter().chain(&SIX).all(|address| refuses(address)));
+    // What the node itself sends there bears the node's own address, and so does what it sends to the host.
+    let own = |to: &str| {
+        inside(&machine.node, || {
+            let any = if to.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" };
+            let socket = std::net::UdpSocket::bind(any).unwrap();
+            socket.connect(to).unwrap();
+            socket.local_addr().unwrap().ip()
+        })
+    };
+    assert_eq!(own("192.168.49.200:9"), nodes[0]);
+    assert_eq!(own("[fd00:192:168:49::1]:9"), nodes[1]);
+    assert_eq!(own("[fd00:192:168:49::100]:9"), nodes[1]);
     // The next life finds what this one left.
     drop(answered);
     let mut answered = open();
-    answered.sync(&addresses(&["192.168.49.201"])).unwrap();
-    wait_until("one is gone", || !refuses("192.168.49.200"));
-    assert!(refuses("192.168.49.201"));
+    answered.sync(&addresses(&[FOUR[1], SIX[1]])).unwrap();
+    wait_until("one of each is gone", || !refuses(FOUR[0]) && !refuses(SIX[0]));
+    assert!(refuses(FOUR[1]) && refuses(SIX[1]));
     answered.sync(&addresses(&[])).unwrap();
-    wait_until("both are gone", || !refuses("192.168.49.201"));
+    wait_until("all are gone", || !refuses(FOUR[1]) && !refuses(SIX[1]));
 }

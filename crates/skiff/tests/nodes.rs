@@ -93,7 +93,9 @@ fn ready(kubectl: &Kubectl, node: &str) -> String {
 
 fn addresses(kubectl: &Kubectl) -> Vec<String> {
     let line = r#"get nodes -o jsonpath={.items[*].status.addresses[?(@.type=="InternalIP")].address}"#;
-    kubectl.out(line).split_whitespace().map(str::to_owned).collect()
+    // Each has one per IP family; the machine's list shows what the host comes by.
+    let all = kubectl.out(line);
+    all.split_whitespace().filter(|address| !address.contains(':')).map(str::to_owned).collect()
 }
 
 /// Nodes of the application's Pods that are ready and stay.

@@ -21,10 +21,12 @@ impl Machine {
             ("links", lines(program("ip", &["-o", "link"]).out()).iter().map(|l| name_of(l)).collect()),
             ("addresses", lines(program("ip", &["-o", "-br", "address"]).out())),
             ("routes", lines(program("ip", &["route", "show", "table", "all"]).out())),
+            ("routes6", lasting(&program("ip", &["-6", "route", "show", "table", "all"]).out())),
             ("rules", lines(program("nft", &["list", "ruleset"]).out())),
             ("mounts", lines(read("/proc/self/mounts"))),
             ("namespaces", lines(program("ip", &["netns", "list"]).out())),
             ("forwarding", lines(read("/proc/sys/net/ipv4/ip_forward"))),
+            ("forwarding6", lines(read("/proc/sys/net/ipv6/conf/all/forwarding"))),
             ("cgroups", cgroups()),
             ("processes", processes()),
             ("files", files()),
@@ -61,6 +63,12 @@ impl Machine {
         }
         text
     }
+}
+
+/// Routes without the time that the router gave them.
+fn lasting(routes: &str) -> BTreeSet<String> {
+    let without = |line: &str| line.split(" expires ").next().unwrap_or(line).to_owned();
+    routes.lines().map(without).collect()
 }
 
 /// Counters and flags of a link change by themselves; its name does not.

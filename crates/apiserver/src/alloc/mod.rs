@@ -2,7 +2,7 @@
 //!
 //! The Services in the store are the truth: the sets here are filled from them before the first allocation, and
 //! every cluster address has an `IPAddress` object as its record, repaired at the same time. IPv4 and IPv6 ranges
-//! stand side by side, though a cluster has one today.
+//! stand side by side.
 
 pub mod addresses;
 pub mod band;
@@ -71,7 +71,7 @@ impl Allocators {
         let range = config.node_ports.clone();
         let size = u64::from(*range.end()).saturating_sub(u64::from(*range.start())) + 1;
         Arc::new(Allocators {
-            addresses: Mutex::new(Addresses::new(&[config.service_cidr])),
+            addresses: Mutex::new(Addresses::new(&config.service_cidrs)),
             ports: Mutex::new(Band::new(size, port_band(size))),
             port_range: range,
             ready: OnceCell::new(),

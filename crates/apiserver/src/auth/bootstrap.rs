@@ -99,14 +99,18 @@ fn plan(config: &Config) -> Result<Vec<(GroupResource, Value)>, Status> {
     plan.push((
         GroupResource::new("networking.k8s.io", "servicecidrs"),
         json!({"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": "kubernetes"},
-            "spec": {"cidrs": [config.service_cidr.to_string()]}}),
+            "spec": {"cidrs": config.service_cidrs}}),
     ));
-    let first = config.service_cidr.hosts().next().map(|a| a.to_string()).unwrap_or_default();
+    // A host's address: the one after the network's own, in IPv6 too.
+    let first = config.service_cidrs.first().and_then(|net| match net {
+        ipnet::IpNet::V4(net) => net.hosts().next().map(|a| a.to_string()),
+        ipnet::IpNet::V6(net) => net.hosts().nth(1).map(|a| a.to_string()),
+    });
     plan.push((
         GroupResource::new("", "services"),
         json!({"apiVersion": "v1", "kind": "Service",
             "metadata": {"name": "kubernetes", "namespace": "default", "labels": own_labels()},
-            "spec": {"type": "ClusterIP", "clusterIP": first, "ports": [
+            "spec": {"type": "ClusterIP", "clusterIP": first.unwrap_or_default(), "ports": [
                 {"name": "https", "port": 443, "protocol": "TCP", "targetPort": config.advertise_port}]}}),
     ));
     Ok(plan)

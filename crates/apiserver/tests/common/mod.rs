@@ -79,7 +79,7 @@ pub async fn start_with(options: storage::Options) -> Fixture {
     let config = Config {
         advertise_address: IpAddr::V4(Ipv4Addr::LOCALHOST),
         advertise_port: 8443,
-        service_cidr: "10.96.0.0/12".parse().unwrap(),
+        service_cidrs: vec!["10.96.0.0/12".parse().unwrap()],
         node_ports: 30000..=32767,
         policies: apiserver::Enforcement::Full,
         client_ca: vec![pki.ca.clone()],

@@ -1,5 +1,5 @@
-//! Addresses for Services of type LoadBalancer, with no cloud to ask: each gets one of its own from a pool on the network
-//! of the nodes and the host, which the nodes then answer for (crate `proxy`).
+//! Addresses for Services of type LoadBalancer, with no cloud to ask: each gets one of its own per IP family from a pool on
+//! the network of the nodes and the host, which the nodes then answer for (crate `proxy`).
 //!
 //! The record of what was given is the Services' status; the books in memory follow from it. A Service with a
 //! `spec.loadBalancerClass` is somebody else's. An address is free again once its Service is deleted or of another type.
@@ -7,7 +7,7 @@
 
 mod pool;
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use client::{ObjectKey, Outcome, Regarding, WorkQueue};
 use k8s_openapi::api::core::v1::Service;
@@ -17,7 +17,7 @@ use serde_json::json;
 
 use crate::kit::{Context, Doing, Error, patch, unless_gone};
 use crate::meta;
-use pool::{Pool, Wish};
+use pool::{Pools, Wishes};
 
 /// Upstream's controller of clouds has this name in Events.
 const COMPONENT: &str = "service-controller";
@@ -38,12 +38,12 @@ pub(crate) async fn run(ctx: Context) {
 }
 
 /// The books as the Services' status tells them; where two say the same, the older Service is right.
-fn recalled(ctx: &Context) -> Pool {
-    let mut pool = Pool::new(ctx.config.load_balancers.clone());
+fn recalled(ctx: &Context) -> Pools {
+    let mut pool = Pools::new(&ctx.config.load_balancers);
     let mut services = ctx.informers.services.list();
     services.retain(|service| is_ours(service));
     services.sort_by_key(|s| (s.metadata.creation_timestamp.clone(), ObjectKey::of(&**s)));
-    services.iter().for_each(|service| pool.recall(&ObjectKey::of(&**service), wish(service)));
+    services.iter().for_each(|service| pool.recall(&ObjectKey::of(&**service), &wishes(service)));
     pool
 }
 
@@ -59,10 +59,13 @@ fn told(service: &Service) -> Vec<&str> {
     status.into_iter().flat_map(|l| l.ingress.iter().flatten()).filter_map(|i| i.ip.as_deref()).collect()
 }
 
-fn wish(service: &Service) -> Wish {
-    let asked = service.spec.as_ref().and_then(|s| s.load_balancer_ip.as_deref());
-    Wish {
-        current: told(service).first().and_then(|ip| ip.parse().ok()),
+fn wishes(service: &Service) -> Wishes {
+    let spec = service.spec.as_ref();
+    let asked = spec.and_then(|s| s.load_balancer_ip.as_deref());
+    let families = spec.and_then(|s| s.ip_families.as_ref()).into_iter().flatten();
+    Wishes {
+        families: families.map(|family| family == "IPv4").collect(),
+        current: told(service).iter().filter_map(|ip| ip.parse().ok()).collect(),
         asked: asked.and_then(|ip| ip.parse().ok()),
     }
 }
@@ -70,7 +73,7 @@ fn wish(service: &Service) -> Wish {
 async fn reconcile(
     ctx: &Context,
     queue: &WorkQueue<ObjectKey>,
-    pool: &Mutex<Pool>,
+    pool: &Mutex<Pools>,
     key: ObjectKey,
 ) -> Result<Outcome, Error> {
     let service = ctx.informers.services.get_key(&key).filter(|s| is_ours(s));
@@ -82,13 +85,11 @@ async fn reconcile(
         }
         return Ok(Outcome::Done);
     };
-    let assigned = pool.lock().assign(&key, wish(&service));
-    let wanted = match &assigned {
-        Ok(address) => vec![address.to_string()],
-        Err(_) => Vec::new(),
-    };
-    if told(&service) != wanted {
-        write(ctx, &key, &service, assigned.as_ref().ok()).await?;
+    let assigned = pool.lock().assign(&key, &wishes(&service));
+    let wanted = assigned.as_deref().unwrap_or_default();
+    let texts: Vec<String> = wanted.iter().map(IpAddr::to_string).collect();
+    if told(&service) != texts {
+        write(ctx, &key, &service, wanted).await?;
     }
     match assigned {
         Ok(_) => Ok(Outcome::Done),
@@ -101,13 +102,9 @@ async fn reconcile(
 }
 
 /// Says in the Service's status what it has.
-async fn write(
-    ctx: &Context,
-    key: &ObjectKey,
-    service: &Service,
-    address: Option<&Ipv4Addr>,
-) -> Result<(), Error> {
-    let ingress = address.map(|address| json!([{"ip": address.to_string(), "ipMode": "VIP"}]));
+async fn write(ctx: &Context, key: &ObjectKey, service: &Service, addresses: &[IpAddr]) -> Result<(), Error> {
+    let points = addresses.iter().map(|address| json!({"ip": address.to_string(), "ipMode": "VIP"}));
+    let ingress = (!addresses.is_empty()).then(|| points.collect::<Vec<_>>());
     let change = json!({
         "metadata": {"uid": service.metadata.uid},
         "status": {"loadBalancer": {"ingress": ingress}},
@@ -115,7 +112,7 @@ async fn write(
     let api = ctx.api::<Service>(&key.namespace);
     let written = api.patch_status(&key.name, &patch(), &Patch::Merge(change)).await;
     let written = unless_gone(written).doing("set the load balancer's address of Service", key)?;
-    if written.is_some() && address.is_some() {
+    if written.is_some() && !addresses.is_empty() {
         let message = "Ensured load balancer".to_owned();
         ctx.recorder.normal(COMPONENT, Regarding::of(service), "EnsuredLoadBalancer", message);
     }

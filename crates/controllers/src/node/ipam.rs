@@ -1,4 +1,4 @@
-//! Each node gets a part of the cluster's Pod addresses: `spec.podCIDR`.
+//! Each node gets a part of the cluster's Pod addresses, one per IP family: `spec.podCIDRs`.
 
 use std::collections::{HashMap, HashSet};
 
@@ -22,7 +22,7 @@ pub(crate) async fn run(ctx: Context) {
     }
     let queue = WorkQueue::new();
     // What was given out and may not show in the cache yet, by node.
-    let given: Mutex<HashMap<String, IpNet>> = Mutex::default();
+    let given: Mutex<HashMap<String, Vec<IpNet>>> = Mutex::default();
     let forget = |change: &Change<Node>| match change {
         Change::Applied { new, .. } => needs_cidr(new).then(|| ObjectKey::of(&**new)),
         Change::Deleted(node) => {
@@ -56,30 +56,31 @@ fn free(cluster: IpNet, mask: u8, used: &HashSet<IpNet>) -> Option<IpNet> {
 
 async fn reconcile(
     ctx: &Context,
-    given: &Mutex<HashMap<String, IpNet>>,
+    given: &Mutex<HashMap<String, Vec<IpNet>>>,
     key: ObjectKey,
 ) -> Result<Outcome, Error> {
     let Some(node) = ctx.informers.nodes.get_key(&key).filter(|n| needs_cidr(n)) else {
         return Ok(Outcome::Done);
     };
     let others = ctx.informers.nodes.list();
-    let known = given.lock().get(&key.name).copied();
-    let part = known.or_else(|| {
-        let mut used: HashSet<IpNet> = given.lock().values().copied().collect();
+    let known = given.lock().get(&key.name).cloned();
+    let parts = known.or_else(|| {
+        let mut used: HashSet<IpNet> = given.lock().values().flatten().copied().collect();
         used.extend(others.iter().flat_map(|n| cidrs(n)));
-        free(ctx.config.cluster_cidr, ctx.config.node_cidr_mask, &used)
+        // All or nothing: Pods get an address of each family.
+        ctx.config.cluster_cidrs.iter().map(|(cluster, mask)| free(*cluster, *mask, &used)).collect()
     });
-    let Some(part) = part else {
+    let Some(parts) = parts else {
         let message = format!("Node {} status is now: CIDRNotAvailable", key.name);
         ctx.recorder.normal(COMPONENT, Regarding::node(&key.name), "CIDRNotAvailable", message);
         // A deleted node frees its part; that is rare enough to look again now and then.
         return Ok(Outcome::After(std::time::Duration::from_secs(60)));
     };
-    given.lock().insert(key.name.clone(), part);
+    given.lock().insert(key.name.clone(), parts.clone());
     let api: Api<Node> = Api::all(ctx.client.clone());
     let change = json!({
         "metadata": {"uid": node.metadata.uid},
-        "spec": {"podCIDR": part.to_string(), "podCIDRs": [part.to_string()]},
+        "spec": {"podCIDR": parts.first(), "podCIDRs": parts},
     });
     unless_gone(api.patch(&key.name, &patch(), &Patch::Merge(change)).await)
         .doing("set the pod addresses of node", &key)?;

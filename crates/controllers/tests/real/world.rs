@@ -56,7 +56,7 @@ impl World {
         let config = apiserver::Config {
             advertise_address: IpAddr::V4(Ipv4Addr::LOCALHOST),
             advertise_port: 8443,
-            service_cidr: "10.96.0.0/12".parse().unwrap(),
+            service_cidrs: vec!["10.96.0.0/12".parse().unwrap()],
             node_ports: 30000..=32767,
             policies: apiserver::Enforcement::Full,
             client_ca: vec![ca_der.clone()],
@@ -86,9 +86,8 @@ impl World {
         let client = Client::new(transport, "default");
         let config = controllers::Config {
             ca_pem,
-            cluster_cidr: "10.244.0.0/16".parse().unwrap(),
-            node_cidr_mask: 24,
-            load_balancers: [192, 168, 49, 101].into()..=[192, 168, 49, 254].into(),
+            cluster_cidrs: vec![("10.244.0.0/16".parse().unwrap(), 24)],
+            load_balancers: vec![[192, 168, 49, 101].into()..=[192, 168, 49, 254].into()],
         };
         tokio::spawn(controllers::run(client.clone(), config, stop.clone()));
         join_node(&client).await;

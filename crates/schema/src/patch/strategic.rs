@@ -319,8 +319,9 @@ fn special_elements(
             Some(other) => return Err(malformed(format!("unknown patch type found: {other}"))),
         }
     }
+    // What replaces is taken as it is: elements with the same key, as a node's two internal addresses, stay apart.
     if replace {
-        original.clear();
+        return Ok((plain, Vec::new()));
     }
     Ok((original, plain))
 }

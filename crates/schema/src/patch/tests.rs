@@ -75,6 +75,15 @@ fn directives_in_lists() {
         json!({"containers":[{"name":"c"},{"$patch":"replace"}]}),
         json!({"containers":[{"name":"c"}]}),
     );
+    // A list whose elements share a key, as a node with two IP families has one.
+    let addresses =
+        json!([{"type":"InternalIP","address":"10.0.0.1"},{"type":"InternalIP","address":"fd00::1"}]);
+    let mut patch = addresses.clone();
+    patch.as_array_mut().unwrap().push(json!({"$patch":"replace"}));
+    let node = |patch: Value| {
+        apply("core/v1.NodeStatus", json!({"addresses":addresses}), json!({"addresses":patch})).unwrap()
+    };
+    assert_eq!(node(patch), json!({"addresses":addresses}));
     // Nothing to delete from: nothing of the directive may stay.
     pod(
         json!({}),

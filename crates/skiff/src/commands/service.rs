@@ -114,7 +114,7 @@ pub fn tunnel(profile: &str, print: Print) -> anyhow::Result<()> {
 }
 
 fn lines(profile: &str, namespace: Option<&str>, scheme: &str) -> anyhow::Result<Vec<Line>> {
-    let node = existing(profile)?.network()?.map(|network| network.node.to_string());
+    let node = existing(profile)?.network()?.map(|network| bracketed(&network.main_node_ip().to_string()));
     let services = with_client(profile, async |client| {
         let api: Api<Service> = match namespace {
             Some(namespace) => Api::namespaced(client, namespace),

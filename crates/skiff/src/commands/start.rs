@@ -9,9 +9,10 @@ use std::time::Instant;
 
 use anyhow::{Context, bail};
 use clap::Args;
+use clap::builder::PossibleValuesParser;
 use cluster::kubeconfig::Kubeconfig;
 use cluster::pki::{Authority, Subject};
-use cluster::{API_PORT, Cni, MAX_NODES, Member, Profile};
+use cluster::{API_PORT, Cni, IpFamily, MAX_NODES, Member, Profile};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::signal::unix::{SignalKind, signal};
@@ -36,6 +37,10 @@ pub struct Options {
     /// Add-ons to enable once it runs, separated by commas.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     addons: Vec<String>,
+    /// The IP families of Pods, Services and nodes: ipv4, ipv6 or dual; chosen at the first start (dual, where the kernel
+    /// has IPv6) and kept.
+    #[arg(long, value_name = "FAMILY", value_parser = PossibleValuesParser::new(IpFamily::NAMES))]
+    ip_family: Option<String>,
     /// The Kubernetes version that is wanted; another than the one served is taken with a note.
     #[arg(long, value_name = "VERSION")]
     kubernetes_version: Option<String>,
@@ -89,10 +94,14 @@ impl Options {
         } else if let Some(path) = as_path(cni) {
             let config = podnet::cni::NetworkConfig::load(path)?;
             podnet::cni::installed(&config, &plugin_dirs())?;
-            let services: ipnet::IpNet = cluster::SERVICE_CIDR.parse().context("the service network")?;
-            let overlaps = |net: &ipnet::IpNet| net.contains(&services) || services.contains(net);
-            if let Some(net) = config.subnets().into_iter().find(overlaps) {
-                bail!("--cni={cni}: its subnet {net} overlaps the Services' {services}; give it another one");
+            for services in [cluster::SERVICE_CIDR, cluster::SERVICE_CIDR6] {
+                let services: ipnet::IpNet = services.parse().context("the service network")?;
+                let overlaps = |net: &ipnet::IpNet| net.contains(&services) || services.contains(net);
+                if let Some(net) = config.subnets().into_iter().find(overlaps) {
+                    bail!(
+                        "--cni={cni}: its subnet {net} overlaps the Services' {services}; give it another one"
+                    );
+                }
             }
             let plugin = config.main_plugin();
             notes.push(format!("--cni={cni}: the CNI plugin {plugin:?} connects the Pods"));
@@ -141,6 +150,29 @@ impl Options {
         }
         Ok(profile.set_cni(&wanted)?)
     }
+
+    /// Records the IP families that are asked for; a cluster that is there has its own. Gives what to say where nobody asked
+    /// and the kernel has only one.
+    fn choose_families(&self, profile: &Profile) -> anyhow::Result<Option<&'static str>> {
+        let has_ipv6 = podnet::has_ipv6();
+        let wanted = self.ip_family.as_deref().and_then(IpFamily::parse);
+        let (name, remove) = (&profile.name, advice("delete", &profile.name));
+        match (profile.network()?.map(|network| network.ip_family), wanted) {
+            (Some(has), Some(wanted)) if has != wanted => bail!(
+                "--ip-family={wanted}: the cluster {name:?} was made with {has}, which its addresses follow; \
+                 remove it first: {remove}"
+            ),
+            (Some(_), _) => Ok(None),
+            (None, Some(wanted)) if wanted.has_ipv6() && !has_ipv6 => bail!(
+                "--ip-family={wanted}: this kernel has no IPv6; leave the flag out, or start the kernel without ipv6.disable=1"
+            ),
+            (None, Some(wanted)) => Ok(profile.want_ip_family(wanted).map(|()| None)?),
+            (None, None) => {
+                Ok((!has_ipv6)
+                    .then_some("this kernel has no IPv6: Pods and Services get IPv4 addresses only"))
+            }
+        }
+    }
 }
 
 /// A value of --cni that is no name.
@@ -181,6 +213,9 @@ pub fn run(name: &str, options: &Options) -> anyhow::Result<()> {
     Kubeconfig::of_user().check()?;
     super::doctor::quick(&profile)?;
     options.choose_network(&profile)?;
+    if let Some(note) = options.choose_families(&profile)? {
+        anstream::eprintln!("note: {note}");
+    }
     let began = Instant::now();
     let mut steps = Steps::new();
     let started = match start_members(&profile, options.nodes.unwrap_or(1), &mut steps) {

@@ -1,14 +1,14 @@
 //! What every node runs: images, the kubelet, the service proxy, the way to the host's resolvers and to other nodes.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use cluster::pki::{Authority, Subject};
-use cluster::{BUILTIN_IMAGE, CLUSTER_DOMAIN, DNS_SERVICE};
+use cluster::{BUILTIN_IMAGE, CLUSTER_DOMAIN, IpFamily};
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::RecordType;
 use ipnet::IpNet;
@@ -120,24 +120,24 @@ impl Parts {
         events: runtime::Events,
         tasks: &mut Tasks,
     ) -> anyhow::Result<watch::Receiver<Vec<kubelet::HostPort>>> {
-        let (name, node) = (self.member.name(), IpAddr::V4(self.address));
+        let (name, ips) = (self.member.name(), self.node_ips());
         let user = self.node_user();
         let subject = Subject { user: &user, groups: &["system:nodes"] };
-        let identity = authority.server(subject, std::slice::from_ref(&name), &[node])?;
+        let identity = authority.server(subject, std::slice::from_ref(&name), &ips)?;
         let (host_ports, wanted) = watch::channel(Vec::new());
         let agent = kubelet::Kubelet {
             config: kubelet::Config {
                 node_name: name,
-                node_ips: vec![node],
+                node_dns: ips.first().copied(),
+                node_ips: ips,
                 port: KUBELET_PORT,
                 root_dir: self.member.state_dir().join("pods"),
                 volatile_dir: self.member.run_dir().join("pods"),
                 log_dir: self.member.state_dir().join("logs"),
                 cgroup: self.member.cgroup(),
-                cluster_dns: vec![IpAddr::V4(DNS_SERVICE)],
+                cluster_dns: self.network.dns_services().into_iter().take(1).collect(),
                 cluster_domain: CLUSTER_DOMAIN.to_owned(),
                 host_resolv_conf: HOST_RESOLV_CONF.into(),
-                node_dns: Some(node),
                 node_labels: self.role(),
                 node_annotations: BTreeMap::new(),
                 pod_cidr: None,
@@ -172,11 +172,7 @@ impl Parts {
             return Ok(None);
         }
         let (gate, arrivals) = netpol::gate();
-        let config = netpol::Config {
-            node_name: self.member.name(),
-            node_ips: vec![IpAddr::V4(self.address)],
-            arrivals,
-        };
+        let config = netpol::Config { node_name: self.member.name(), node_ips: self.node_ips(), arrivals };
         let running = netpol::run(client, config, self.components.clone());
         tasks.spawn(async { ("the enforcement of network policies", running.await.map_err(Into::into)) });
         Ok(Some(gate))
@@ -184,7 +180,7 @@ impl Parts {
 
     /// Where Pods' addresses are from.
     fn pod_networks(&self) -> anyhow::Result<Vec<IpNet>> {
-        let mut networks = vec![cluster::POD_CIDR.parse().context("the pod network")?];
+        let mut networks = network::networks(self.network.ip_family, cluster::POD_CIDR, cluster::POD_CIDR6)?;
         networks.extend(self.plugins.iter().flat_map(Plugins::pod_networks));
         Ok(networks)
     }
@@ -201,9 +197,13 @@ impl Parts {
         let (answered, addresses) = watch::channel(BTreeSet::new());
         let config = proxy::ProxyConfig {
             node_name: self.member.name(),
-            node_ips: vec![IpAddr::V4(self.address)],
+            node_ips: self.node_ips(),
             pod_cidrs: self.pod_networks()?,
-            service_cidrs: vec![cluster::SERVICE_CIDR.parse().context("the service network")?],
+            service_cidrs: network::networks(
+                self.network.ip_family,
+                cluster::SERVICE_CIDR,
+                cluster::SERVICE_CIDR6,
+            )?,
             host_ports: ports,
             answered,
             synced,
@@ -212,7 +212,7 @@ impl Parts {
         tasks.spawn(async { ("the service proxy", running.await.map_err(Into::into)) });
         tokio::spawn(forward_host_ports(host_ports, to_proxy));
         let answering =
-            network::answer_for(IpAddr::V4(self.address), addresses, is_synced.clone(), self.netns.clone());
+            network::answer_for(self.node_ips(), addresses, is_synced.clone(), self.netns.clone());
         let stop = self.components.clone();
         tasks.spawn(async move {
             let ended = stop.run_until_cancelled(answering).await;
@@ -223,12 +223,14 @@ impl Parts {
 
     /// The host's resolvers for Pods that ask beyond the cluster: listened for on the node, asked from the host.
     fn dns_relay(&self, tasks: &mut Tasks) -> anyhow::Result<()> {
-        let address = SocketAddr::from((self.address, 53));
-        let failed = || format!("listen on {address}");
-        let udp = std::net::UdpSocket::bind(address).with_context(failed)?;
-        let tcp = std::net::TcpListener::bind(address).with_context(failed)?;
-        let relay = dns::relay::run(udp, tcp, HOST_RESOLV_CONF.into(), self.components.clone());
-        tasks.spawn_on(async { ("the DNS relay", relay.await.map_err(Into::into)) }, &self.host);
+        for address in self.node_ips() {
+            let address = SocketAddr::from((address, 53));
+            let failed = || format!("listen on {address}");
+            let udp = std::net::UdpSocket::bind(address).with_context(failed)?;
+            let tcp = std::net::TcpListener::bind(address).with_context(failed)?;
+            let relay = dns::relay::run(udp, tcp, HOST_RESOLV_CONF.into(), self.components.clone());
+            tasks.spawn_on(async { ("the DNS relay", relay.await.map_err(Into::into)) }, &self.host);
+        }
         Ok(())
     }
 
@@ -272,12 +274,13 @@ impl Parts {
             .await
             .context("watch the node")?;
         proxied.wait_for(|synced| *synced).await.context("the service proxy ended")?;
-        let servers = vec![SocketAddr::from((DNS_SERVICE, 53))];
+        let services = self.network.dns_services().into_iter();
+        let servers: Vec<SocketAddr> = services.map(|address| (address, 53).into()).collect();
+        let main = if self.network.ip_family == IpFamily::Ipv6 { RecordType::AAAA } else { RecordType::A };
         let resolver = toolbox::resolve::Resolver { servers, search: Vec::new(), ndots: 1 };
         let name = format!("kubernetes.default.svc.{CLUSTER_DOMAIN}");
         loop {
-            let asked =
-                tokio::time::timeout(Duration::from_millis(250), resolver.query(&name, RecordType::A));
+            let asked = tokio::time::timeout(Duration::from_millis(250), resolver.query(&name, main));
             if let Ok(Ok((_, answer))) = asked.await
                 && answer.metadata.response_code == ResponseCode::NoError
             {

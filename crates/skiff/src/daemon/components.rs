@@ -1,7 +1,7 @@
 //! The life of a node: its components are made, watched and drained. Order is only what one needs of another; all else is
 //! the components' own business, because each waits for what it watches.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -72,7 +72,7 @@ pub(super) struct Parts {
     pub member: Member,
     /// The cluster's.
     pub network: Network,
-    /// This node's.
+    /// This node's IPv4 address, by which the host comes.
     pub address: Ipv4Addr,
     pub shim: runtime::Runtime,
     pub netns: Arc<OwnedFd>,
@@ -89,6 +89,11 @@ pub(super) struct Parts {
 pub(super) type Tasks = JoinSet<(&'static str, anyhow::Result<()>)>;
 
 impl Parts {
+    /// The addresses that the cluster knows this node by, the main family's first.
+    pub(super) fn node_ips(&self) -> Vec<IpAddr> {
+        self.network.node_ips(self.address)
+    }
+
     /// The life of the components: started, watched, drained.
     async fn run(self, report: Arc<Report>, events: runtime::Events) -> anyhow::Result<()> {
         let mut tasks = Tasks::new();

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use cluster::pki::{Authority, Identity, Subject};
-use cluster::{API_PORT, CLUSTER_DOMAIN, DNS_SERVICE, KUBERNETES_SERVICE};
+use cluster::{API_PORT, CLUSTER_DOMAIN};
 use kube::Client;
 use tokio::net::TcpListener;
 
 use super::components::{Parts, Tasks};
+use super::network::networks;
 use super::report::Report;
 use super::{addons, tls};
 
@@ -32,7 +33,8 @@ impl Parts {
         let scheduling = scheduler::run(client("system:kube-scheduler"), self.components.clone());
         tasks.spawn(async { ("the scheduler", scheduling.await.map_err(Into::into)) });
         let host = Some(IpAddr::V4(self.network.gateway));
-        let addon = dns::addon::AddonConfig { host, ..dns::addon::AddonConfig::new(IpAddr::V4(DNS_SERVICE)) };
+        let addon =
+            dns::addon::AddonConfig { host, ..dns::addon::AddonConfig::new(self.network.dns_services()) };
         addons::apply(&client("system:addon-manager"), dns::addon::manifests(&addon)).await?;
         Ok(api)
     }
@@ -45,9 +47,9 @@ impl Parts {
         let store = storage::Embedded::open(&self.member.profile.store(), storage::Options::default())?;
         let subject = Subject { user: "kube-apiserver-kubelet-client", groups: &["system:masters"] };
         let config = apiserver::Config {
-            advertise_address: IpAddr::V4(self.network.node),
+            advertise_address: self.network.main_node_ip(),
             advertise_port: API_PORT,
-            service_cidr: cluster::SERVICE_CIDR.parse().context("the service network")?,
+            service_cidrs: networks(self.network.ip_family, cluster::SERVICE_CIDR, cluster::SERVICE_CIDR6)?,
             node_ports: 30000..=32767,
             policies: self.enforcement()?,
             client_ca: vec![authority.certificate.clone()],
@@ -57,14 +59,24 @@ impl Parts {
         };
         let api = apiserver::ApiServer::new(config, Arc::new(store)).await.context("start the API server")?;
         let serving = tls::server(authority, &self.api_identity(authority)?)?;
-        let address = SocketAddr::from((self.network.node, API_PORT));
-        let listener = TcpListener::bind(address).await.with_context(|| format!("listen on {address}"))?;
-        let served = api.clone().serve(listener, serving, self.components.clone());
-        tasks.spawn(async {
-            served.await;
-            ("the API server", Ok(()))
-        });
+        for address in self.api_addresses() {
+            let address = SocketAddr::from((address, API_PORT));
+            let listener =
+                TcpListener::bind(address).await.with_context(|| format!("listen on {address}"))?;
+            let served = api.clone().serve(listener, serving.clone(), self.components.clone());
+            tasks.spawn(async {
+                served.await;
+                ("the API server", Ok(()))
+            });
+        }
         Ok(api)
+    }
+
+    /// Where the API server listens: on the address that the host comes by, and on those that the cluster knows.
+    fn api_addresses(&self) -> Vec<IpAddr> {
+        let mut addresses = vec![IpAddr::V4(self.network.node)];
+        addresses.extend(self.network.node_ips(self.network.node).into_iter().filter(IpAddr::is_ipv6));
+        addresses
     }
 
     /// How far this cluster enforces network policies.
@@ -81,16 +93,20 @@ impl Parts {
         let mut names: Vec<String> = services.map(str::to_owned).into();
         names.push(format!("kubernetes.default.svc.{CLUSTER_DOMAIN}"));
         names.push(self.member.name());
-        let addresses = [self.network.node, KUBERNETES_SERVICE, Ipv4Addr::LOCALHOST].map(IpAddr::V4);
+        let mut addresses = self.api_addresses();
+        addresses.extend(self.network.kubernetes_services());
+        addresses.push(Ipv4Addr::LOCALHOST.into());
         Ok(authority.server(Subject { user: "kube-apiserver", groups: &[] }, &names, &addresses)?)
     }
 
     fn controllers(&self, authority: &Authority, client: Client, tasks: &mut Tasks) -> anyhow::Result<()> {
         let config = controllers::Config {
             ca_pem: authority.certificate_pem.clone(),
-            cluster_cidr: cluster::POD_CIDR.parse().context("the pod network")?,
-            node_cidr_mask: 24,
-            load_balancers: self.network.load_balancers(),
+            cluster_cidrs: networks(self.network.ip_family, cluster::POD_CIDR, cluster::POD_CIDR6)?
+                .into_iter()
+                .map(|net| (net, if net.addr().is_ipv4() { 24 } else { 64 }))
+                .collect(),
+            load_balancers: self.network.load_balancer_ranges(),
         };
         let running = controllers::run(client, config, self.components.clone());
         tasks.spawn(async {

@@ -6,9 +6,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use client::Informer;
-use cluster::{Member, Network, Profile};
+use cluster::{IpFamily, Member, NODE_PREFIX6, Network, Profile};
 use k8s_openapi::api::core::v1::Node;
 use kube::{Api, Client, ResourceExt};
 use podnet::{PeerRoutes, Peers};
@@ -26,11 +26,46 @@ fn run_root(profile: &Profile) -> &Path {
 pub fn address(member: &Member) -> anyhow::Result<Option<Ipv4Addr>> {
     let Some(network) = member.profile.network()? else { return Ok(None) };
     let subnet = ipnet::Ipv4Net::new(network.gateway, network.prefix)?.trunc();
-    Ok(host_network(&member.profile, subnet).node_address(member.number).map(|net| net.addr()))
+    Ok(host_network(&member.profile, subnet, None).node_address(member.number).map(|net| net.addr()))
 }
 
-fn host_network(profile: &Profile, subnet: ipnet::Ipv4Net) -> podnet::HostNetwork {
-    podnet::HostNetwork { profile: profile.name.clone(), subnet, run_dir: run_root(profile).to_owned() }
+fn host_network(
+    profile: &Profile,
+    subnet: ipnet::Ipv4Net,
+    subnet6: Option<ipnet::Ipv6Net>,
+) -> podnet::HostNetwork {
+    let run_dir = run_root(profile).to_owned();
+    podnet::HostNetwork { profile: profile.name.clone(), subnet, subnet6, run_dir }
+}
+
+/// The IP families of a cluster and its nodes' IPv6 network: those that it has, else those that are wanted, else all that
+/// this kernel has.
+fn families(
+    profile: &Profile,
+    known: Option<&Network>,
+    subnet: ipnet::Ipv4Net,
+) -> anyhow::Result<(IpFamily, Option<ipnet::Ipv6Net>)> {
+    let there = podnet::has_ipv6();
+    let chosen = match known {
+        Some(network) => Some(network.ip_family),
+        None => profile.wanted_ip_family()?,
+    };
+    let family = chosen.unwrap_or(if there { IpFamily::Dual } else { IpFamily::Ipv4 });
+    if !family.has_ipv6() {
+        return Ok((family, None));
+    }
+    if !there {
+        bail!(
+            "the cluster's IP families are {family}, and this kernel has no IPv6; start it with IPv6 \
+             (without ipv6.disable=1), or make the cluster anew with --ip-family=ipv4"
+        );
+    }
+    let beside = match known.and_then(|network| network.gateway6) {
+        Some(gateway) => ipnet::Ipv6Net::new(gateway, NODE_PREFIX6)?.trunc(),
+        None => podnet::subnet::beside(subnet, &podnet::used_networks6(&profile.name)?)
+            .context("every IPv6 network of ours is in use by this host; start with --ip-family=ipv4")?,
+    };
+    Ok((family, Some(beside)))
 }
 
 /// Takes the cluster's part of the host's network away.
@@ -59,7 +94,8 @@ pub async fn prepare(member: &Member, netns: Arc<OwnedFd>) -> anyhow::Result<(Ne
                 "every private network of ours is in use by this host; free one of 192.168.0.0/16",
             )?,
         };
-        let host = host_network(profile, subnet);
+        let (ip_family, subnet6) = families(profile, known.as_ref(), subnet)?;
+        let host = host_network(profile, subnet, subnet6);
         host.ensure().context("make the host's bridge")?;
         let no_room = || format!("the node network {subnet} has no room for node {}", member.number);
         let address = host.node_address(member.number).with_context(no_room)?;
@@ -68,16 +104,37 @@ pub async fn prepare(member: &Member, netns: Arc<OwnedFd>) -> anyhow::Result<(Ne
         let node = podnet::NodeNetwork {
             address,
             gateway: host.gateway(),
-            pod_networks: vec![cluster::POD_CIDR.parse().context("the pod network")?],
+            address6: host.node_address6(member.number),
+            gateway6: host.way_out6().context("read whether the host forwards IPv6")?,
+            services6: match ip_family.has_ipv6() {
+                true => Some(cluster::SERVICE_CIDR6.parse().context("the IPv6 network of Services")?),
+                false => None,
+            },
+            pod_networks: networks(ip_family, cluster::POD_CIDR, cluster::POD_CIDR6)?,
         };
         node.setup(netns.as_fd()).context("set up the node's network")?;
-        let network = Network { gateway: host.gateway(), node: first.addr(), prefix: first.prefix_len() };
+        let network = Network {
+            gateway: host.gateway(),
+            node: first.addr(),
+            prefix: first.prefix_len(),
+            ip_family,
+            gateway6: host.gateway6(),
+        };
         if known.as_ref() != Some(&network) {
             profile.set_network(&network)?;
         }
         anyhow::Ok((network, address.addr()))
     };
     tokio::task::spawn_blocking(work).await.context("set up the network")?
+}
+
+/// A network of each of the cluster's families.
+///
+/// # Errors
+/// When one is none.
+pub fn networks(family: IpFamily, four: &str, six: &str) -> anyhow::Result<Vec<ipnet::IpNet>> {
+    let parse = |text: &str| text.parse().with_context(|| format!("the network {text}"));
+    family.each(four, six).into_iter().map(parse).collect()
 }
 
 /// Keeps the routes to the other nodes' Pods as the Node objects say; ends only when it cannot go on.
@@ -110,13 +167,13 @@ pub async fn follow_peers(client: Client, own: String, netns: Arc<OwnedFd>) -> a
 /// # Errors
 /// When the node's routes cannot be read.
 pub async fn answer_for(
-    node: IpAddr,
+    node: Vec<IpAddr>,
     mut wanted: watch::Receiver<BTreeSet<IpAddr>>,
     mut synced: watch::Receiver<bool>,
     netns: Arc<OwnedFd>,
 ) -> anyhow::Result<()> {
     synced.wait_for(|synced| *synced).await.context("the service proxy ended")?;
-    let open = move || podnet::AnsweredAddresses::open(netns.as_fd(), node);
+    let open = move || podnet::AnsweredAddresses::open(netns.as_fd(), &node);
     let mut answered = tokio::task::spawn_blocking(open).await?.context("read the node's routes")?;
     loop {
         let now = wanted.borrow_and_update().clone();
@@ -179,9 +236,13 @@ mod tests {
             node("demo-m02", Some("10.244.1.0/24"), "192.168.49.3"),
             node("young", None, "192.168.49.4"),
             node("odd", Some("10.244.9.0/24"), "not an address"),
-            node("six", Some("10.244.8.0/24"), "fd00::5"),
+            node("odd-family", Some("10.244.8.0/24"), "fd00::5"),
+            node("six", Some("fd00:10:244:8::/64"), "fd00::6"),
         ];
-        let wanted = Peers::from([("10.244.1.0/24".parse().unwrap(), "192.168.49.3".parse().unwrap())]);
+        let wanted = Peers::from([
+            ("10.244.1.0/24".parse().unwrap(), "192.168.49.3".parse().unwrap()),
+            ("fd00:10:244:8::/64".parse().unwrap(), "fd00::6".parse().unwrap()),
+        ]);
         assert_eq!(peers(nodes.iter(), "demo"), wanted);
     }
 }

@@ -274,8 +274,13 @@ mod tests {
     #[test]
     fn networks_that_collide() {
         let nets = |text: &str| -> Vec<Ipv4Net> { text.split(' ').map(|net| net.parse().unwrap()).collect() };
-        let network =
-            Network { gateway: [192, 168, 49, 1].into(), node: [192, 168, 49, 2].into(), prefix: 24 };
+        let network = Network {
+            gateway: [192, 168, 49, 1].into(),
+            node: [192, 168, 49, 2].into(),
+            prefix: 24,
+            ip_family: cluster::IpFamily::Ipv4,
+            gateway6: None,
+        };
         assert_eq!(verdict(&subnet(Ok(None), Ok(nets("10.0.0.0/8")))), Verdict::Good);
         let everything = nets("192.168.0.0/16 172.16.0.0/12 10.0.0.0/8");
         assert_eq!(verdict(&subnet(Ok(None), Ok(everything))), Verdict::Failure);

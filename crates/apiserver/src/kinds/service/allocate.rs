@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::super::value::{child, elements, int, list, remove, set, text, unset};
-use super::defaults::{headless, needs_cluster_ip, needs_health_port, needs_node_port, selectorless};
+use super::super::value::{child, elements, int, list, remove, set, text};
+use super::defaults::{headless, needs_cluster_ip, needs_health_port, needs_node_port};
+use super::families;
 use crate::alloc::{AllocError, Allocators, Taken, cluster_ips, ports};
 use crate::field::{FieldError, FieldErrors};
 
@@ -25,7 +26,7 @@ pub fn allocate(
     let held_ports = old.map(ports).unwrap_or_default();
     if let Some(spec) = child(new, "spec") {
         if needs_cluster_ip(spec) {
-            families(allocators, spec)?;
+            families::settle(&allocators.families(), spec, old.map(|old| &old["spec"]))?;
             addresses(&mut taken, spec, &held_addresses)?;
         } else {
             for key in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
@@ -43,53 +44,6 @@ pub fn allocate(
     held_addresses.iter().filter(|a| !addresses.contains(a)).for_each(|a| taken.free_address(*a));
     held_ports.iter().filter(|p| !ports.contains(p)).for_each(|p| taken.free_port(*p));
     Ok(taken)
-}
-
-/// `ipFamilies` and `ipFamilyPolicy`, from the cluster's families and the author's wish.
-fn families(allocators: &Allocators, spec: &mut Value) -> Result<(), FieldErrors> {
-    let configured = allocators.families();
-    for (i, family) in list(spec, "ipFamilies").iter().enumerate() {
-        let bare = headless(spec) && selectorless(spec);
-        if !bare && !configured.iter().any(|c| family == c) {
-            let why = "not configured on this cluster";
-            return Err(one(FieldError::invalid(format!("spec.ipFamilies[{i}]"), family.clone(), why)));
-        }
-    }
-    let dual = configured.len() > 1;
-    if headless(spec) && selectorless(spec) {
-        // Its endpoints come from elsewhere and may be of any family.
-        if unset(&spec["ipFamilyPolicy"]) {
-            let one_family = list(spec, "ipFamilies").len() == 1;
-            set(spec, "ipFamilyPolicy", if one_family { "SingleStack" } else { "RequireDualStack" });
-        }
-    } else if text(spec, "ipFamilyPolicy") == "RequireDualStack" && !dual {
-        let why = "Cluster is not configured for dual-stack services";
-        return Err(one(FieldError::invalid("spec.ipFamilyPolicy", "RequireDualStack", why)));
-    }
-    if unset(&spec["ipFamilyPolicy"]) {
-        set(spec, "ipFamilyPolicy", "SingleStack");
-    }
-    let both_wanted = text(spec, "ipFamilyPolicy") != "SingleStack";
-    let mut families: Vec<String> =
-        list(spec, "ipFamilies").iter().filter_map(|f| f.as_str().map(str::to_owned)).collect();
-    if families.is_empty() {
-        let by_address = cluster_ips(&json!({"spec": {"clusterIP": spec["clusterIP"]}}));
-        families.push(match by_address.first() {
-            Some(address) => crate::alloc::addresses::family(*address).to_owned(),
-            None => configured.first().copied().unwrap_or("IPv4").to_owned(),
-        });
-    }
-    let other = if families[0] == "IPv4" { "IPv6" } else { "IPv4" };
-    let anywhere = headless(spec) && selectorless(spec);
-    if both_wanted
-        && families.len() == 1
-        && (dual || anywhere)
-        && text(spec, "ipFamilyPolicy") != "SingleStack"
-    {
-        families.push(other.to_owned());
-    }
-    set(spec, "ipFamilies", json!(families));
-    Ok(())
 }
 
 fn addresses(taken: &mut Taken, spec: &mut Value, held: &[IpAddr]) -> Result<(), FieldErrors> {

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::super::value::{
     child, default, elements, entries, int, keep, list, remove, same, set, text, unset,
 };
+use super::families;
 
 /// Whether Services of this type have a cluster address.
 pub fn needs_cluster_ip(spec: &Value) -> bool {
@@ -70,7 +71,6 @@ pub fn service(object: &mut Value) {
     if text(spec, "type") == "LoadBalancer" {
         default(spec, "allocateLoadBalancerNodePorts", true);
     }
-    normalize_cluster_ips(spec);
     let Some(balancer) = child(object, "status").and_then(|status| child(status, "loadBalancer")) else {
         return;
     };
@@ -79,12 +79,12 @@ pub fn service(object: &mut Value) {
     }
 }
 
-/// `clusterIP` and the first of `clusterIPs` say the same; whoever gave one gets the other.
-fn normalize_cluster_ips(spec: &mut Value) {
-    let first = list(spec, "clusterIPs").first().cloned();
-    match (text(spec, "clusterIP").to_owned(), first) {
-        (ip, None) if !ip.is_empty() => set(spec, "clusterIPs", json!([ip])),
-        _ => {}
+/// Whoever gives a new Service one address gets it as the first of the list, too.
+pub fn list_cluster_ip(object: &mut Value) {
+    let Some(spec) = child(object, "spec") else { return };
+    let ip = text(spec, "clusterIP").to_owned();
+    if !ip.is_empty() && list(spec, "clusterIPs").is_empty() {
+        set(spec, "clusterIPs", json!([ip]));
     }
 }
 
@@ -92,18 +92,7 @@ fn normalize_cluster_ips(spec: &mut Value) {
 pub fn carry_over(new: &mut Value, old: &Value) {
     let Some(spec) = child(new, "spec") else { return };
     let old = &old["spec"];
-    sync_cluster_ips(spec, old);
-    if needs_cluster_ip(old) && needs_cluster_ip(spec) {
-        if text(spec, "clusterIP").is_empty() && list(spec, "clusterIPs").is_empty() {
-            keep(spec, old, "clusterIP");
-            keep(spec, old, "clusterIPs");
-        }
-        for key in ["ipFamilies", "ipFamilyPolicy"] {
-            if unset(&spec[key]) {
-                keep(spec, old, key);
-            }
-        }
-    }
+    families::carry_over(spec, old);
     if needs_node_port(old) && needs_node_port(spec) {
         carry_node_ports(spec, old);
     }
@@ -111,26 +100,6 @@ pub fn carry_over(new: &mut Value, old: &Value) {
         keep(spec, old, "healthCheckNodePort");
     }
     drop_by_type(spec, old);
-}
-
-/// A client of one of the two address fields only must not be contradicted by the other, stale one.
-fn sync_cluster_ips(spec: &mut Value, old: &Value) {
-    let changed = |key: &str| !same(&spec[key], &old[key]);
-    match (changed("clusterIP"), changed("clusterIPs")) {
-        (true, false) => {
-            let ip = text(spec, "clusterIP").to_owned();
-            if ip.is_empty() {
-                remove(spec, "clusterIPs");
-            } else {
-                set(spec, "clusterIPs", json!([ip]));
-            }
-        }
-        (false, true) => match list(spec, "clusterIPs").first().cloned() {
-            Some(first) => set(spec, "clusterIP", first),
-            None => drop(remove(spec, "clusterIP")),
-        },
-        _ => {}
-    }
 }
 
 fn carry_node_ports(spec: &mut Value, old: &Value) {

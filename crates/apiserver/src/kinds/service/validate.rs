@@ -9,6 +9,7 @@ use super::super::value::{entries, int, list, text, unset};
 use super::defaults::{
     externally_accessible, headless, needs_cluster_ip, needs_health_port, needs_node_port,
 };
+use super::families;
 use crate::field::{FieldError, FieldErrors};
 
 /// A whole Service.
@@ -27,12 +28,14 @@ pub fn service(object: &Value, errors: &mut FieldErrors) {
         errors.messages("spec.selector", value, checks::label_value(value));
     }
     affinity(spec, errors);
+    if needs_cluster_ip(spec) {
+        families::related(spec, errors);
+    }
     addresses(spec, errors);
     traffic(spec, errors);
 }
 
 fn by_type(spec: &Value, errors: &mut FieldErrors) {
-    let ips = list(spec, "clusterIPs");
     match text(spec, "type") {
         "LoadBalancer" | "NodePort" if headless(spec) => {
             let why = format!("may not be set to 'None' for {} services", text(spec, "type"));
@@ -40,8 +43,10 @@ fn by_type(spec: &Value, errors: &mut FieldErrors) {
         }
         "ExternalName" => {
             let why = "may not be set when `type` is 'ExternalName'";
-            if !ips.is_empty() {
-                errors.push(FieldError::forbidden("spec.clusterIPs", why));
+            for key in ["clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
+                if !unset(&spec[key]) {
+                    errors.push(FieldError::forbidden(format!("spec.{key}"), why));
+                }
             }
             let name = text(spec, "externalName");
             if name.is_empty() {
@@ -52,18 +57,6 @@ fn by_type(spec: &Value, errors: &mut FieldErrors) {
             }
         }
         _ => {}
-    }
-    if needs_cluster_ip(spec) {
-        for (i, ip) in ips.iter().enumerate().filter(|(i, ip)| *i > 0 || **ip != "None") {
-            let ip = ip.as_str().unwrap_or_default();
-            errors.messages(&format!("spec.clusterIPs[{i}]"), ip, checks::ip(ip));
-        }
-        if let Some(first) = ips.first()
-            && text(spec, "clusterIP") != first
-        {
-            let why = "must be set to the first element of clusterIPs";
-            errors.push(FieldError::invalid("spec.clusterIP", text(spec, "clusterIP"), why));
-        }
     }
 }
 
@@ -213,14 +206,6 @@ fn traffic(spec: &Value, errors: &mut FieldErrors) {
         ));
     }
     errors.optional_one_of(spec, "spec", "trafficDistribution", &["PreferClose"]);
-    let policies = ["PreferDualStack", "RequireDualStack", "SingleStack"];
-    errors.optional_one_of(spec, "spec", "ipFamilyPolicy", &policies);
-    for (i, family) in list(spec, "ipFamilies").iter().enumerate() {
-        if family != "IPv4" && family != "IPv6" {
-            let path = format!("spec.ipFamilies[{i}]");
-            errors.push(FieldError::not_supported(path, family.clone(), &["IPv4", "IPv6"]));
-        }
-    }
 }
 
 /// What may not change.
@@ -237,25 +222,5 @@ pub fn update(new: &Value, old: &Value, errors: &mut FieldErrors) {
     {
         errors.push(FieldError::forbidden("spec.healthCheckNodePort", "field is immutable"));
     }
-    if !needs_cluster_ip(spec) || !needs_cluster_ip(before) {
-        return;
-    }
-    let (ips, olds) = (list(spec, "clusterIPs"), list(before, "clusterIPs"));
-    let Some(first) = olds.first() else { return };
-    match ips.first() {
-        None => {
-            let why = "primary clusterIP can not be unset";
-            errors.push(FieldError::invalid("spec.clusterIPs[0]", json!(ips), why));
-        }
-        Some(ip) if ip != first => {
-            errors.push(FieldError::invalid("spec.clusterIPs[0]", json!(ips), "may not change once set"));
-        }
-        Some(_) => {}
-    }
-    if let (Some(family), Some(old)) = (list(spec, "ipFamilies").first(), list(before, "ipFamilies").first())
-        && family != old
-    {
-        let why = "may not change once set";
-        errors.push(FieldError::invalid("spec.ipFamilies[0]", spec["ipFamilies"].clone(), why));
-    }
+    families::unchanged(spec, before, errors);
 }
