@@ -2,7 +2,7 @@
 # Runs kubectl's commands, by every kubectl of this machine, against the cluster that KUBECONFIG names, and writes a
 # table of what worked:
 #
-#     hack/kubectl-table.sh TABLE.md [VERSION...]
+#     hack/kubectl-table.sh TABLE.md [VERSION...]     (newest: the newest there is)
 #
 # The kubectls are the one on the PATH and what lies beside it as kubectl.1.NN; with apt-get, Debian's kubernetes-client
 # is downloaded and unpacked (not installed) as one more. The image busybox:latest must be on the node
@@ -360,7 +360,6 @@ write_table() {
   echo
   echo 'Made by `make kubectl` (`hack/kubectl-table.sh` says what each row runs and expects): yes, **no** (not there yet), or'
   echo '`·` where that kubectl has no such command or flag, or asks for an API that Kubernetes 1.33 does not serve either.'
-  echo 'What fails with 1.20 alone needs the whole OpenAPI v2 document in protobuf, of which the server has the head only.'
   echo
   echo "| command |$(printf ' %s |' "${versions[@]}")"
   echo "|---|$(printf -- '---|%.0s' "${versions[@]}")"
@@ -376,7 +375,9 @@ write_table() {
 
 find_kubectls
 versions=("$@")
-[ ${#versions[@]} -gt 0 ] || mapfile -t versions < <(printf '%s\n' "${!binary[@]}" | sort -V)
+mapfile -t known < <(printf '%s\n' "${!binary[@]}" | sort -V)
+[ ${#versions[@]} -gt 0 ] || versions=("${known[@]}")
+[ "${versions[0]}" != newest ] || versions=("${known[-1]}")
 openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=table -keyout "$work/tls.key" -out "$work/tls.crt" 2>/dev/null
 openssl req -new -key "$work/tls.key" -subj /CN=table -out "$work/tls.csr" 2>/dev/null
 for v in "${versions[@]}"; do

@@ -13,6 +13,10 @@ need conntrack conntrack
 need kubectl kubernetes-client
 need iptables iptables
 [ -x /usr/lib/cni/bridge ] || missing+=(containernetworking-plugins)
+need node nodejs
+need npm npm
+need script bsdutils
+python3 -c 'import venv, ensurepip' 2>/dev/null || missing+=(python3-venv)
 [ -x /bin/busybox ] || missing+=(busybox-static)
 
 if [ "${#missing[@]}" -gt 0 ]; then
@@ -27,6 +31,19 @@ fi
 if ! cargo deny --version >/dev/null 2>&1; then
   echo "installing cargo-deny"
   cargo install --quiet --locked cargo-deny
+fi
+
+# The client libraries that the tests drive, each as its own world installs it.
+clients="${CARGO_TARGET_DIR:-$(dirname "$0")/../target}/clients"
+wanted='kubernetes==37.0.2 @kubernetes/client-node@1.4.0'
+if [ "$(cat "$clients/done" 2>/dev/null)" != "$wanted" ]; then
+  echo "installing $wanted"
+  rm -rf "$clients"
+  mkdir -p "$clients"
+  python3 -m venv "$clients/venv"
+  "$clients/venv/bin/pip" install --quiet --disable-pip-version-check "${wanted% *}"
+  npm install --silent --no-audit --no-fund --prefix "$clients" "${wanted#* }"
+  echo "$wanted" >"$clients/done"
 fi
 if [ "$(id -u)" != 0 ]; then
   echo "network and end-to-end tests need root: sudo make test" >&2

@@ -209,18 +209,19 @@ pub(super) fn encode(protocol: Protocol, channel: u8, data: &[u8]) -> Message {
     Message::binary(frame)
 }
 
+/// Channel and data of a frame. Text and binary frames count alike: the Python client sends text as text.
 pub(super) fn decode(protocol: Protocol, message: Message) -> Option<(u8, Bytes)> {
-    match message {
-        Message::Binary(frame) if !protocol.base64 => {
-            frame.first().copied().map(|channel| (channel, frame.slice(1..)))
-        }
-        Message::Text(frame) if protocol.base64 => {
-            let (channel, data) = frame.as_bytes().split_first()?;
-            let channel = channel.checked_sub(b'0').filter(|c| *c <= 9)?;
-            Some((channel, STANDARD.decode(data).ok()?.into()))
-        }
-        _ => None,
+    let frame: Bytes = match message {
+        Message::Binary(frame) => frame,
+        Message::Text(text) => text.into(),
+        _ => return None,
+    };
+    if !protocol.base64 {
+        return frame.first().copied().map(|channel| (channel, frame.slice(1..)));
     }
+    let (channel, data) = frame.split_first()?;
+    let channel = channel.checked_sub(b'0').filter(|c| *c <= 9)?;
+    Some((channel, STANDARD.decode(data).ok()?.into()))
 }
 
 #[cfg(test)]
