@@ -83,7 +83,7 @@ pub fn run(profile: &str, options: Options) -> anyhow::Result<()> {
         );
     }
     match (options.url, options.place.print.output) {
-        (true, Output::Text) => urls.iter().for_each(|url| println!("{url}")),
+        (true, Output::Text) => print!("{}", one_a_line(&urls)),
         (_, output) => output.print(&lines, |lines| listing(lines))?,
     }
     Ok(())
@@ -96,8 +96,13 @@ pub fn addresses(profile: &str, namespace: &str) -> anyhow::Result<()> {
     if urls.is_empty() {
         bail!("no Service in the namespace {namespace:?} has an address outside of the cluster");
     }
-    urls.iter().for_each(|url| println!("{url}"));
+    print!("{}", one_a_line(&urls));
     Ok(())
+}
+
+/// To be written at once: whoever reads the first line only has closed the pipe by the next.
+fn one_a_line(urls: &[String]) -> String {
+    urls.iter().map(|url| format!("{url}\n")).collect()
 }
 
 /// Says that no tunnel is needed, and lists what it would be for.
