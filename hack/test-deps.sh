@@ -42,7 +42,9 @@ if [ "$(cat "$clients/done" 2>/dev/null)" != "$wanted" ]; then
   mkdir -p "$clients"
   python3 -m venv "$clients/venv"
   "$clients/venv/bin/pip" install --quiet --disable-pip-version-check "${wanted% *}"
-  npm install --silent --no-audit --no-fund --prefix "$clients" "${wanted#* }"
+  # Node trusts its own list of authorities unless told of the machine's; without them npm retries for minutes.
+  [ ! -f /etc/ssl/certs/ca-certificates.crt ] || export NODE_EXTRA_CA_CERTS="${NODE_EXTRA_CA_CERTS:-/etc/ssl/certs/ca-certificates.crt}"
+  timeout 300 npm install --silent --no-audit --no-fund --prefix "$clients" "${wanted#* }"
   echo "$wanted" >"$clients/done"
 fi
 if [ "$(id -u)" != 0 ]; then
