@@ -212,7 +212,7 @@ impl HostNetwork {
         Ok(())
     }
 
-    /// Gives a node's namespace its `eth0` on the bridge. The link goes with the namespace. Blocking; doing it again does
+    /// Gives a node's namespace its `eth0` on the bridge. The link goes with the namespace or with the network. Blocking; doing it again does
     /// no harm.
     pub fn attach_node(&self, node: &str, node_netns: BorrowedFd<'_>, address: Ipv4Net) -> Result<()> {
         let bridge_name = bridge(&self.profile);
@@ -253,7 +253,7 @@ impl HostNetwork {
         teardown.step(nft::masquerade::remove(&table(profile)).map_err(Error::from));
         match Netlink::open() {
             Ok(mut netlink) => {
-                teardown.step(netlink.apply(&[message::delete_link(&bridge(profile))]));
+                teardown.step(remove_links(&mut netlink, &bridge(profile)));
                 let others = other_clusters(&mut netlink, profile);
                 teardown.step(
                     others.and_then(|others| if others { Ok(()) } else { restore_forwarding(run_dir) }),
@@ -269,16 +269,28 @@ fn table(profile: &str) -> String {
     format!("skiff-host-{profile}")
 }
 
+/// A bridge and its ports. A node's link would go with the node's namespace too, but when is for the kernel and for whoever
+/// still holds that namespace to say.
+fn remove_links(netlink: &mut Netlink, bridge: &str) -> Result<()> {
+    let Some(found) = netlink.link(bridge)? else { return Ok(()) };
+    let ports = links(netlink)?.into_iter().filter(|link| link.bridge == Some(found.index));
+    let mut requests: Vec<_> = ports.map(|port| message::delete_link(&port.name)).collect();
+    requests.push(message::delete_link(bridge));
+    netlink.apply(&requests)
+}
+
+fn links(netlink: &mut Netlink) -> Result<Vec<Link>> {
+    let answers = netlink.dump("list links", &RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
+    let link = |answer: &RouteNetlinkMessage| match answer {
+        RouteNetlinkMessage::NewLink(message) => Some(Link::read(message)),
+        _ => None,
+    };
+    Ok(answers.iter().filter_map(link).collect())
+}
+
 fn other_clusters(netlink: &mut Netlink, profile: &str) -> Result<bool> {
     let own = bridge(profile);
-    let links = netlink.dump("list links", &RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
-    Ok(links.iter().any(|answer| match answer {
-        RouteNetlinkMessage::NewLink(message) => {
-            let name = Link::read(message).name;
-            name.starts_with(BRIDGE_PREFIX) && name != own
-        }
-        _ => false,
-    }))
+    Ok(links(netlink)?.iter().any(|link| link.name.starts_with(BRIDGE_PREFIX) && link.name != own))
 }
 
 fn remembered(run_dir: &Path) -> PathBuf {

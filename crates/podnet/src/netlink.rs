@@ -39,6 +39,8 @@ pub(crate) struct Link {
     pub mtu: u32,
     /// Index of the other end of a veth pair, in its namespace.
     pub peer: Option<u32>,
+    /// Index of the bridge that it is a port of.
+    pub bridge: Option<u32>,
 }
 
 impl Link {
@@ -50,6 +52,7 @@ impl Link {
                 LinkAttribute::IfAlias(alias) => link.alias.clone_from(alias),
                 LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
                 LinkAttribute::Link(peer) => link.peer = Some(*peer),
+                LinkAttribute::Controller(bridge) => link.bridge = Some(*bridge),
                 _ => {}
             }
         }
