@@ -20,4 +20,5 @@ trap 'for p in benchrun benchuser; do "$skiff" -p "$p" delete >/dev/null 2>&1 ||
 "$skiff" -p benchrun start
 "$bench" pods
 "$bench" api
+"$bench" ingress
 hack/figures.py

@@ -7,6 +7,7 @@ mod api;
 mod cluster;
 mod etcd;
 mod figures;
+mod ingress;
 mod pods;
 mod user;
 
@@ -52,6 +53,15 @@ enum Command {
         #[arg(long, default_value_t = 5)]
         seconds: u64,
     },
+    /// The ingress controller beside nginx as a proxy, one worker each. Needs nginx and wrk; no cluster.
+    Ingress {
+        /// Seconds of each measurement.
+        #[arg(long, default_value_t = 2)]
+        seconds: u64,
+    },
+    /// The controller that `ingress` measures.
+    #[command(hide = true)]
+    IngressServe(ingress::Serve),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -63,6 +73,12 @@ fn main() -> anyhow::Result<()> {
         Command::Start { skiff, runs, idle } => cluster::start(&skiff, runs, idle)?.report(&cli.out, "start"),
         Command::User { skiff, images } => user::measure(&skiff, &images)?.report(&cli.out, "user"),
         Command::Pods => runtime.block_on(pods::measure())?.report(&cli.out, "pods"),
+        Command::Ingress { seconds } => ingress::measure(seconds)?.report(&cli.out, "ingress"),
+        // One worker, as the peer has.
+        Command::IngressServe(serve) => {
+            let one = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+            one.block_on(ingress::serve(serve))
+        }
         Command::Api { seconds } => runtime.block_on(api::measure(seconds))?.report(&cli.out, "api"),
     }
 }

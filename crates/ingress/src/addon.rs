@@ -1,6 +1,14 @@
 //! The objects of the add-on, by the names that ingress-nginx gave them.
+//!
+//! The check at admission gets a new certificate whenever they are applied, by skiff itself: nobody in the cluster needs
+//! the right to write one.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use client::ObjectKey;
 use serde_json::{Value, json};
+
+use crate::admission::Identity;
 
 /// The namespace of all but what belongs to the cluster.
 pub const NAMESPACE: &str = "ingress-nginx";
@@ -9,9 +17,18 @@ pub const NAME: &str = "ingress-nginx-controller";
 /// `spec.controller` of the class `nginx`.
 pub const CONTROLLER: &str = "k8s.io/ingress-nginx";
 
+/// The Service of the check at admission, as ingress-nginx names it.
+const ADMISSION: &str = "ingress-nginx-controller-admission";
+/// The Secret of its certificate, and the configuration that tells the API server of it.
+const ADMISSION_OBJECTS: &str = "ingress-nginx-admission";
+
 /// All objects, in the order in which they are to be made; `image` is one whose program has the command
 /// `ingress-controller`.
-pub fn manifests(image: &str) -> Vec<Value> {
+///
+/// # Errors
+/// When no certificate can be made.
+pub fn manifests(image: &str) -> Result<Vec<Value>, rcgen::Error> {
+    let identity = Identity::new(&ObjectKey::new(NAMESPACE, ADMISSION))?;
     let mut all = vec![
         json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}),
         json!({"apiVersion": "v1", "kind": "ServiceAccount",
@@ -28,14 +45,53 @@ pub fn manifests(image: &str) -> Vec<Value> {
             "metadata": {"name": "nginx", "annotations": {"ingressclass.kubernetes.io/is-default-class": "true"}},
             "spec": {"controller": CONTROLLER}
         }),
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": NAME, "namespace": NAMESPACE}}),
+        json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": ADMISSION_OBJECTS, "namespace": NAMESPACE},
+            "type": "Opaque",
+            "data": {
+                "tls.crt": STANDARD.encode(&identity.certificate), "tls.key": STANDARD.encode(&identity.key),
+            }
+        }),
         service(),
+        json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": {"name": ADMISSION, "namespace": NAMESPACE},
+            "spec": {
+                "type": "ClusterIP",
+                "selector": labels(),
+                "ports": [{"name": "https-webhook", "port": 443, "targetPort": "webhook", "appProtocol": "https"}]
+            }
+        }),
         deployment(image),
+        webhook(&identity),
     ];
     for object in &mut all {
         object["metadata"]["labels"] = labels();
         object["metadata"]["labels"]["app.kubernetes.io/managed-by"] = json!("skiff");
     }
-    all
+    Ok(all)
+}
+
+/// Asks the controller before an Ingress is written. While it cannot be asked, Ingresses are written all the same: the
+/// controller says what is wrong with them later, and others may have controllers of their own.
+fn webhook(identity: &Identity) -> Value {
+    json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingWebhookConfiguration",
+        "metadata": {"name": ADMISSION_OBJECTS},
+        "webhooks": [{
+            "name": "validate.nginx.ingress.kubernetes.io",
+            "admissionReviewVersions": ["v1"],
+            "clientConfig": {
+                "service": {"namespace": NAMESPACE, "name": ADMISSION, "path": "/networking/v1/ingresses"},
+                "caBundle": STANDARD.encode(&identity.authority)
+            },
+            "rules": [{
+                "apiGroups": ["networking.k8s.io"], "apiVersions": ["v1"], "resources": ["ingresses"],
+                "operations": ["CREATE", "UPDATE"]
+            }],
+            "failurePolicy": "Ignore", "matchPolicy": "Equivalent", "sideEffects": "None", "timeoutSeconds": 5
+        }]
+    })
 }
 
 fn labels() -> Value {
@@ -47,7 +103,7 @@ fn role() -> Value {
         "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
         "metadata": {"name": "ingress-nginx"},
         "rules": [
-            {"apiGroups": [""], "resources": ["services", "secrets"], "verbs": ["list", "watch"]},
+            {"apiGroups": [""], "resources": ["services", "secrets", "configmaps"], "verbs": ["list", "watch"]},
             {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"]},
             {"apiGroups": ["networking.k8s.io"], "resources": ["ingresses", "ingressclasses"],
                 "verbs": ["list", "watch"]},
@@ -96,12 +152,17 @@ fn container(image: &str) -> Value {
         "name": "controller",
         "image": image,
         "imagePullPolicy": "IfNotPresent",
-        "args": ["ingress-controller", "--watch-ingress-without-class", "--publish-status-address=$(NODE_IP)"],
+        "args": [
+            "ingress-controller", "--watch-ingress-without-class", "--publish-status-address=$(NODE_IP)",
+            format!("--configmap={NAMESPACE}/{NAME}"), format!("--admission-secret={NAMESPACE}/{ADMISSION_OBJECTS}"),
+            "--shutdown-grace-period=1"
+        ],
         "env": [{"name": "NODE_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.hostIP"}}}],
         "resources": {"requests": {"cpu": "100m", "memory": "90Mi"}},
         "ports": [
             {"containerPort": 80, "hostPort": 80, "name": "http", "protocol": "TCP"},
-            {"containerPort": 443, "hostPort": 443, "name": "https", "protocol": "TCP"}
+            {"containerPort": 443, "hostPort": 443, "name": "https", "protocol": "TCP"},
+            {"containerPort": 8443, "name": "webhook", "protocol": "TCP"}
         ],
         "livenessProbe": {"httpGet": {"path": "/healthz", "port": 10254}, "initialDelaySeconds": 10},
         "readinessProbe": {"httpGet": {"path": "/readyz", "port": 10254}, "periodSeconds": 1},

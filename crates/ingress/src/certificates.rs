@@ -4,14 +4,16 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use client::ObjectKey;
 use k8s_openapi::api::core::v1::Secret;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+use rustls::{ServerConfig, SupportedProtocolVersion};
+use x509_parser::prelude::{FromDer, X509Certificate};
 
+use crate::client_tls::AnyClient;
 use crate::table::Table;
 
 /// Certificates by host; wildcards by what follows `*.`.
@@ -19,6 +21,8 @@ use crate::table::Table;
 pub struct Certificates {
     hosts: HashMap<Box<str>, Arc<CertifiedKey>>,
     wildcards: HashMap<Box<str>, Arc<CertifiedKey>>,
+    /// For those who ask for none of these names.
+    pub(crate) otherwise: Option<Arc<CertifiedKey>>,
 }
 
 impl Certificates {
@@ -32,41 +36,24 @@ impl Certificates {
         map.entry(name.into()).or_insert_with(|| certificate.clone());
     }
 
+    /// Ends of validity by host, in seconds since 1970.
+    pub(crate) fn ends(&self) -> Vec<(String, i64)> {
+        let wild = self.wildcards.iter().map(|(rest, key)| (format!("*.{rest}"), key));
+        let all = self.hosts.iter().map(|(host, key)| (host.to_string(), key)).chain(wild);
+        all.filter_map(|(host, key)| Some((host, end(key.end_entity_cert().ok()?)?))).collect()
+    }
+
     /// The certificate of a host.
     pub fn find(&self, host: &str) -> Option<&Arc<CertifiedKey>> {
         self.hosts.get(host).or_else(|| self.wildcards.get(host.split_once('.')?.1))
     }
 }
 
-/// Certificates that were read already, so that a change elsewhere reads none again.
-#[derive(Default)]
-pub struct Cache(HashMap<ObjectKey, (String, Result<Arc<CertifiedKey>, String>)>);
-
-impl Cache {
-    /// The certificate of a Secret.
-    ///
-    /// # Errors
-    /// Why it cannot be used.
-    pub fn get(&mut self, secret: &Secret) -> Result<Arc<CertifiedKey>, String> {
-        let key = ObjectKey::of(secret);
-        let version = secret.metadata.resource_version.clone().unwrap_or_default();
-        match self.0.get(&key) {
-            Some((known, result)) if *known == version => result.clone(),
-            _ => {
-                let result = read(secret).map(Arc::new);
-                self.0.insert(key, (version, result.clone()));
-                result
-            }
-        }
-    }
-
-    /// Forgets those whose Secret is gone.
-    pub fn retain(&mut self, there: impl Fn(&ObjectKey) -> bool) {
-        self.0.retain(|key, _| there(key));
-    }
-}
-
-fn read(secret: &Secret) -> Result<CertifiedKey, String> {
+/// The certificate of a Secret.
+///
+/// # Errors
+/// Why it cannot be used.
+pub(crate) fn read(secret: &Secret) -> Result<CertifiedKey, String> {
     let data = |name: &str| {
         let found = secret.data.as_ref().and_then(|data| data.get(name));
         found.map(|bytes| bytes.0.as_slice()).ok_or_else(|| format!("has no {name}"))
@@ -96,6 +83,62 @@ pub fn fake() -> Result<Arc<CertifiedKey>, Box<dyn std::error::Error + Send + Sy
     Ok(Arc::new(CertifiedKey::from_der(chain, der, &ring::default_provider())?))
 }
 
+fn end(certificate: &CertificateDer<'_>) -> Option<i64> {
+    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    Some(parsed.validity().not_after.timestamp())
+}
+
+/// The settings of TLS that listeners use: for all, and for those who are asked for certificates.
+#[derive(Debug, Clone)]
+pub(crate) struct Acceptors {
+    plain: Arc<ServerConfig>,
+    asking: Arc<ServerConfig>,
+    versions: (bool, bool, bool),
+}
+
+impl Acceptors {
+    /// TLS with the certificate of whomever a client asks for; `versions` are TLS 1.2, TLS 1.3 and HTTP/2.
+    ///
+    /// # Errors
+    /// A crypto provider without what TLS needs.
+    pub fn new(certificates: Arc<ByName>, versions: (bool, bool, bool)) -> Result<Self, rustls::Error> {
+        let (tls12, tls13, http2) = versions;
+        let mut wanted: Vec<&SupportedProtocolVersion> = Vec::new();
+        wanted.extend(tls12.then_some(&rustls::version::TLS12));
+        wanted.extend(tls13.then_some(&rustls::version::TLS13));
+        let tickets = ring::Ticketer::new()?;
+        let make = |asks: bool| {
+            let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
+            let builder = builder.with_protocol_versions(&wanted)?;
+            let builder = match asks {
+                true => builder.with_client_cert_verifier(Arc::new(AnyClient::new())),
+                false => builder.with_no_client_auth(),
+            };
+            let mut config = builder.with_cert_resolver(certificates.clone());
+            if http2 {
+                config.alpn_protocols.push(b"h2".to_vec());
+            }
+            config.alpn_protocols.push(b"http/1.1".to_vec());
+            if !asks {
+                config.ticketer = tickets.clone();
+            }
+            config.max_early_data_size = 0;
+            Ok::<_, rustls::Error>(Arc::new(config))
+        };
+        Ok(Self { plain: make(false)?, asking: make(true)?, versions })
+    }
+
+    /// Whether they are made for these versions.
+    pub fn are(&self, versions: (bool, bool, bool)) -> bool {
+        self.versions == versions
+    }
+
+    /// The settings for a client.
+    pub fn of(&self, asks: bool) -> Arc<ServerConfig> {
+        if asks { self.asking.clone() } else { self.plain.clone() }
+    }
+}
+
 /// Chooses by the name a client asks for (RFC 6066), out of the newest table.
 #[derive(Debug)]
 pub(crate) struct ByName {
@@ -107,6 +150,6 @@ impl ResolvesServerCert for ByName {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let table = self.table.load();
         let named = hello.server_name().and_then(|name| table.certificates.find(&name.to_ascii_lowercase()));
-        Some(named.unwrap_or(&self.fallback).clone())
+        Some(named.or(table.certificates.otherwise.as_ref()).unwrap_or(&self.fallback).clone())
     }
 }

@@ -1,11 +1,16 @@
 //! The fields of a request that its way decides on: whom it asks for, what ends with its connection, who it says asks.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::{Request, StatusCode, Version};
+use http::request::Parts;
+use http::{StatusCode, Version};
 
-use crate::annotations::Protocol;
+use crate::annotations::upstream::Protocol;
+use crate::annotations::value::holds;
+use crate::client_tls::TlsPeer;
+use crate::configmap::Global;
 
 /// Headers of one connection, besides those that `Connection` names.
 const HOP: [HeaderName; 6] = [
@@ -16,13 +21,59 @@ const HOP: [HeaderName; 6] = [
     header::TRANSFER_ENCODING,
     header::UPGRADE,
 ];
+const SCHEME: HeaderName = HeaderName::from_static("x-forwarded-proto");
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// From where and how a request came.
-#[derive(Debug, Clone, Copy)]
+/// From where and how a connection came.
+#[derive(Debug, Clone)]
 pub(crate) struct Peer {
     pub address: SocketAddr,
+    pub port: u16,
+    pub tls: Option<Arc<TlsPeer>>,
+}
+
+impl Peer {
+    pub fn secure(&self) -> bool {
+        self.tls.is_some()
+    }
+}
+
+/// Who asks, after proxies that are trusted have said for whom.
+#[derive(Debug, Clone)]
+pub(crate) struct Client {
+    pub address: IpAddr,
     pub secure: bool,
     pub port: u16,
+}
+
+impl Client {
+    pub fn scheme(&self) -> &'static str {
+        if self.secure { "https" } else { "http" }
+    }
+
+    pub fn of(headers: &HeaderMap, peer: &Peer, global: &Global) -> Self {
+        let direct = peer.address.ip().to_canonical();
+        let own = Self { address: direct, secure: peer.secure(), port: peer.port };
+        let trusts = |address| global.trusted.is_empty() || holds(&global.trusted, address);
+        if !global.forwarded || !trusts(direct) {
+            return own;
+        }
+        let text = |name: &HeaderName| headers.get(name).and_then(|v| v.to_str().ok());
+        let mut hops = text(&global.forwarded_header).into_iter().flat_map(|list| list.rsplit(','));
+        let mut address = direct;
+        // From the nearest on, as far as those are trusted that say so.
+        while trusts(address) {
+            let Some(next) = hops.next().and_then(|hop| hop.trim().parse::<IpAddr>().ok()) else { break };
+            address = next.to_canonical();
+        }
+        let secure = match text(&SCHEME) {
+            Some("https") => true,
+            Some("http") => false,
+            _ => own.secure,
+        };
+        let port = headers.get("x-forwarded-port").and_then(|v| v.to_str().ok()?.parse().ok());
+        Self { address, secure, port: port.unwrap_or(if secure { 443 } else { own.port }) }
+    }
 }
 
 /// Whom a request asks for.
@@ -34,14 +85,14 @@ pub(crate) struct Asked {
 }
 
 impl Asked {
-    pub(crate) fn of<B>(request: &Request<B>) -> Result<Self, StatusCode> {
+    pub(crate) fn of(request: &Parts) -> Result<Self, StatusCode> {
         let bad = StatusCode::BAD_REQUEST;
-        let mut fields = request.headers().get_all(header::HOST).iter();
-        let raw = match (request.uri().authority(), fields.next()) {
+        let mut fields = request.headers.get_all(header::HOST).iter();
+        let raw = match (request.uri.authority(), fields.next()) {
             // An absolute target and HTTP/2's :authority count for more than the field (RFC 9112, 3.2.2).
             (Some(authority), _) => HeaderValue::from_str(authority.as_str()).map_err(|_| bad)?,
             (None, Some(field)) => field.clone(),
-            (None, None) if request.version() < Version::HTTP_11 => HeaderValue::from_static(""),
+            (None, None) if request.version < Version::HTTP_11 => HeaderValue::from_static(""),
             (None, None) => return Err(bad),
         };
         if fields.next().is_some() {
@@ -95,23 +146,39 @@ pub(crate) fn pass_on(headers: &mut HeaderMap, protocol: Protocol) {
 }
 
 /// Says who asks for what, whatever the client claimed.
-pub(crate) fn identify(headers: &mut HeaderMap, asked: &Asked, peer: Peer) -> Result<(), StatusCode> {
+pub(crate) fn identify(
+    headers: &mut HeaderMap,
+    asked: &Asked,
+    client: &Client,
+    peer: &Peer,
+    id: HeaderValue,
+    global: &Global,
+) -> Result<(), StatusCode> {
     let text = |s: &str| HeaderValue::from_str(s).map_err(|_| StatusCode::BAD_REQUEST);
-    let scheme = HeaderValue::from_static(if peer.secure { "https" } else { "http" });
-    let client = text(&peer.address.ip().to_canonical().to_string())?;
+    let scheme = HeaderValue::from_static(client.scheme());
+    let address = text(&client.address.to_string())?;
     headers.remove(header::FORWARDED);
-    if let Some(claimed) = headers.remove("x-forwarded-for") {
-        headers.insert("x-original-forwarded-for", claimed);
+    let claimed = headers.remove(HeaderName::from_static("x-forwarded-for"));
+    let mut chain = address.clone();
+    if let Some(claimed) = claimed {
+        if global.full_forwarded {
+            let direct = peer.address.ip().to_canonical();
+            chain = text(&format!("{}, {direct}", claimed.to_str().map_err(|_| StatusCode::BAD_REQUEST)?))?;
+        }
+        headers.insert(HeaderName::from_static("x-original-forwarded-for"), claimed);
     }
-    headers.entry("x-request-id").or_insert(text(&format!("{:032x}", rand::random::<u128>()))?);
-    headers.insert(header::HOST, asked.raw.clone());
-    headers.insert("x-real-ip", client.clone());
-    headers.insert("x-forwarded-for", client);
-    headers.insert("x-forwarded-host", asked.raw.clone());
-    headers.insert("x-forwarded-port", HeaderValue::from(peer.port));
-    headers.insert("x-forwarded-proto", scheme.clone());
-    headers.insert("x-forwarded-scheme", scheme.clone());
-    headers.insert("x-scheme", scheme);
+    let host = match headers.get("x-forwarded-host").filter(|_| global.forwarded) {
+        Some(host) => host.clone(),
+        None => asked.raw.clone(),
+    };
+    headers.insert(REQUEST_ID, id);
+    headers.insert(HeaderName::from_static("x-real-ip"), address);
+    headers.insert(HeaderName::from_static("x-forwarded-for"), chain);
+    headers.insert(HeaderName::from_static("x-forwarded-host"), host);
+    headers.insert(HeaderName::from_static("x-forwarded-port"), HeaderValue::from(client.port));
+    headers.insert(SCHEME, scheme.clone());
+    headers.insert(HeaderName::from_static("x-forwarded-scheme"), scheme.clone());
+    headers.insert(HeaderName::from_static("x-scheme"), scheme);
     Ok(())
 }
 
@@ -119,6 +186,11 @@ pub(crate) fn identify(headers: &mut HeaderMap, asked: &Asked, peer: Peer) -> Re
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
     use super::*;
+    use http::Request;
+
+    fn peer(address: &str) -> Peer {
+        Peer { address: address.parse().unwrap(), port: 80, tls: None }
+    }
 
     #[test]
     fn hosts() {
@@ -142,13 +214,14 @@ mod tests {
 
     #[test]
     fn one_host_is_needed() {
-        let status = |request: http::request::Builder| Asked::of(&request.body(()).unwrap()).err();
+        let status =
+            |request: http::request::Builder| Asked::of(&request.body(()).unwrap().into_parts().0).err();
         let bad = Some(StatusCode::BAD_REQUEST);
         assert_eq!(status(Request::get("/")), bad);
         assert_eq!(status(Request::get("/").header("host", "a").header("host", "b")), bad);
         assert_eq!(status(Request::get("/").version(Version::HTTP_10)), None);
         let absolute = Request::get("http://one/").header("host", "two").body(()).unwrap();
-        assert_eq!(Asked::of(&absolute).unwrap().host, "one");
+        assert_eq!(Asked::of(&absolute.into_parts().0).unwrap().host, "one");
     }
 
     #[test]
@@ -178,8 +251,9 @@ mod tests {
         headers.insert("x-forwarded-for", "6.6.6.6".parse().unwrap());
         headers.insert("x-forwarded-proto", "https".parse().unwrap());
         let asked = Asked { raw: "a.example:80".parse().unwrap(), host: "a.example".into() };
-        let address = "[::ffff:10.0.0.9]:4000".parse().unwrap();
-        identify(&mut headers, &asked, Peer { address, secure: false, port: 80 }).unwrap();
+        let (peer, global) = (peer("[::ffff:10.0.0.9]:4000"), Global::default());
+        let client = Client::of(&headers, &peer, &global);
+        identify(&mut headers, &asked, &client, &peer, "1".parse().unwrap(), &global).unwrap();
         for (name, value) in [
             ("x-forwarded-for", "10.0.0.9"),
             ("x-real-ip", "10.0.0.9"),
@@ -187,10 +261,28 @@ mod tests {
             ("x-forwarded-proto", "http"),
             ("x-forwarded-host", "a.example:80"),
             ("x-forwarded-port", "80"),
-            ("host", "a.example:80"),
         ] {
             assert_eq!(headers[name], value, "{name}");
         }
-        assert_eq!(headers["x-request-id"].len(), 32);
+        assert_eq!(headers["x-request-id"], "1");
+    }
+
+    #[test]
+    fn proxies_that_are_trusted_say_who_asks() {
+        let mut headers = HeaderMap::new();
+        headers.insert("x-forwarded-for", "6.6.6.6, 9.9.9.9, 10.0.0.7".parse().unwrap());
+        headers.insert("x-forwarded-proto", "https".parse().unwrap());
+        let trusted = vec!["10.0.0.0/8".parse().unwrap()];
+        let mut global = Global::default();
+        (global.forwarded, global.trusted) = (true, trusted);
+        let client = Client::of(&headers, &peer("10.0.0.9:1"), &global);
+        assert_eq!((client.address, client.secure, client.port), ("9.9.9.9".parse().unwrap(), true, 443));
+        let stranger = Client::of(&headers, &peer("8.8.8.8:1"), &global);
+        assert_eq!((stranger.address, stranger.secure), ("8.8.8.8".parse().unwrap(), false));
+        global.trusted.clear();
+        assert_eq!(
+            Client::of(&headers, &peer("8.8.8.8:1"), &global).address,
+            "6.6.6.6".parse::<IpAddr>().unwrap()
+        );
     }
 }

@@ -1,90 +1,60 @@
-//! Listeners, TLS, and the limits of what a client may cost.
+//! Listeners, TLS, the PROXY protocol, and the limits of what a client may cost.
 //!
-//! HTTP/1.1 in the clear; over TLS what ALPN agrees on (RFC 7301), HTTP/2 first.
+//! HTTP/1.1 in the clear; over TLS what ALPN agrees on (RFC 7301), HTTP/2 first. A connection takes the settings that
+//! hold when it opens; its requests take the newest.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use http::{Request, Response, StatusCode};
-use http_body_util::Empty;
+use arc_swap::ArcSwap;
+use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use rustls::ServerConfig;
-use rustls::crypto::ring;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::LazyConfigAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::certificates::ByName;
+use crate::body::Body;
+use crate::certificates::Acceptors;
+use crate::client_tls::TlsPeer;
+use crate::configmap::Global;
 use crate::fields::Peer;
 use crate::proxy::Proxy;
+use crate::proxy_protocol;
+use crate::table::Table;
 
-/// What clients may cost.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Limits {
-    /// Connections of a listener; more wait.
-    pub connections: usize,
-    /// A handshake.
-    pub handshake: Duration,
-    /// A request's headers, and the time between two requests.
-    pub headers_within: Duration,
-    /// Bytes of a request's headers.
-    pub header_bytes: usize,
-    /// Headers of a request.
-    pub headers: usize,
-    /// Requests of one HTTP/2 connection at a time.
-    pub streams: u32,
-    /// How long requests under way may take when the controller stops.
-    pub drain: Duration,
-}
+/// How long a handshake may take, and the line of the PROXY protocol.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Streams that a client may open and reset again, or that are reset for its faults, before it is shown out
+/// (CVE-2023-44487).
+const RESETS: usize = 64;
 
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            connections: 16_384,
-            handshake: Duration::from_secs(10),
-            headers_within: Duration::from_secs(60),
-            header_bytes: 64 << 10,
-            headers: 100,
-            streams: 128,
-            drain: Duration::from_secs(20),
-        }
-    }
+/// What TLS of a listener needs.
+#[derive(Clone)]
+pub(crate) struct Tls {
+    pub acceptors: Arc<ArcSwap<Acceptors>>,
+    pub table: Arc<ArcSwap<Table>>,
 }
 
 /// What a listener speaks.
 pub(crate) struct Front {
-    pub tls: Option<TlsAcceptor>,
+    pub tls: Option<Tls>,
     /// The port by which clients know it.
     pub port: u16,
 }
 
-/// TLS with the certificate of whomever a client asks for.
-pub(crate) fn acceptor(certificates: Arc<ByName>) -> Result<TlsAcceptor, rustls::Error> {
-    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()?;
-    let mut config = config.with_no_client_auth().with_cert_resolver(certificates);
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(TlsAcceptor::from(Arc::new(config)))
-}
-
 /// Serves a listener until `stop`, then lets requests under way end.
-pub(crate) async fn serve(
-    listener: TcpListener,
-    front: Front,
-    proxy: Arc<Proxy>,
-    limits: Limits,
-    stop: CancellationToken,
-) {
+pub(crate) async fn serve(listener: TcpListener, front: Front, proxy: Arc<Proxy>, stop: CancellationToken) {
     let open = TaskTracker::new();
-    let room = Arc::new(Semaphore::new(limits.connections));
+    let room = Arc::new(Semaphore::new(proxy.global().connections));
     loop {
         let accepted = tokio::select! {
             biased;
@@ -92,16 +62,31 @@ pub(crate) async fn serve(
             accepted = accept(&listener, &room) => accepted,
         };
         let Some((stream, address, place)) = accepted else { continue };
-        let peer = Peer { address, secure: front.tls.is_some(), port: front.port };
-        let connection = Connection { proxy: proxy.clone(), peer, limits, stop: stop.clone() };
+        let peer = Peer { address, port: front.port, tls: None };
+        let global = proxy.global();
+        let connection = Connection { proxy: proxy.clone(), peer, global, stop: stop.clone() };
         let tls = front.tls.clone();
         open.spawn(async move {
             let _place = place;
             connection.serve(stream, tls).await;
         });
     }
+    // Whoever had connected by now is served as well; later ones find the port closed.
+    while let Ok(Some((stream, address, place))) =
+        tokio::time::timeout(Duration::ZERO, accept(&listener, &room)).await
+    {
+        let peer = Peer { address, port: front.port, tls: None };
+        let connection =
+            Connection { proxy: proxy.clone(), peer, global: proxy.global(), stop: stop.clone() };
+        let tls = front.tls.clone();
+        open.spawn(async move {
+            let _place = place;
+            connection.serve(stream, tls).await;
+        });
+    }
+    drop(listener);
     open.close();
-    if tokio::time::timeout(limits.drain, open.wait()).await.is_err() {
+    if tokio::time::timeout(proxy.global().drain, open.wait()).await.is_err() {
         tracing::warn!(port = front.port, connections = open.len(), "connections outlived the drain time");
     }
 }
@@ -128,25 +113,67 @@ async fn accept(
 struct Connection {
     proxy: Arc<Proxy>,
     peer: Peer,
-    limits: Limits,
+    global: Arc<Global>,
     stop: CancellationToken,
 }
 
 impl Connection {
-    async fn serve(self, stream: TcpStream, tls: Option<TlsAcceptor>) {
-        let Some(tls) = tls else { return self.http1(stream).await };
-        let shaken = tokio::time::timeout(self.limits.handshake, tls.accept(stream)).await;
-        let Ok(Ok(stream)) = shaken else { return };
-        match stream.get_ref().1.alpn_protocol() {
-            Some(b"h2") => self.http2(stream).await,
-            _ => self.http1(stream).await,
+    async fn serve(mut self, mut stream: TcpStream, tls: Option<Tls>) {
+        let metrics = self.proxy.metrics.clone();
+        metrics.accepted.fetch_add(1, Ordering::Relaxed);
+        metrics.active.fetch_add(1, Ordering::Relaxed);
+        let served = async {
+            if self.global.proxy_protocol {
+                let read = tokio::time::timeout(HANDSHAKE, proxy_protocol::read(&mut stream)).await;
+                match read {
+                    Ok(Ok(Some(address))) => self.peer.address = address,
+                    Ok(Ok(None)) => {}
+                    Ok(Err(error)) => {
+                        tracing::debug!(peer = %self.peer.address, %error, "the PROXY protocol");
+                        return;
+                    }
+                    Err(_) => return,
+                }
+            }
+            match tls {
+                None => self.http1(stream).await,
+                Some(tls) => self.https(stream, tls).await,
+            }
+        };
+        served.await;
+        metrics.active.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    async fn https(mut self, stream: TcpStream, tls: Tls) {
+        let shaken = tokio::time::timeout(HANDSHAKE, async {
+            let start = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream).await?;
+            let name = start.client_hello().server_name().map(str::to_ascii_lowercase);
+            let asks = name.as_ref().is_some_and(|name| tls.table.load().asks(name));
+            let config = tls.acceptors.load().of(asks);
+            Ok::<_, std::io::Error>((start.into_stream(config).await?, name, asks))
+        });
+        // A handshake that fails is its client's affair.
+        let Ok(Ok((stream, name, asked))) = shaken.await else { return };
+        let (_, session) = stream.get_ref();
+        let chain = session.peer_certificates().map(<[_]>::to_vec).unwrap_or_default();
+        let version = match session.protocol_version() {
+            Some(rustls::ProtocolVersion::TLSv1_2) => "TLSv1.2",
+            _ => "TLSv1.3",
+        };
+        let http2 = session.alpn_protocol() == Some(b"h2");
+        let chain = chain.into_iter().map(rustls::pki_types::CertificateDer::into_owned).collect();
+        self.peer.tls = Some(Arc::new(TlsPeer { name, chain, asked, version }));
+        match http2 {
+            true => self.http2(stream).await,
+            false => self.http1(stream).await,
         }
     }
 
     async fn http1(self, stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) {
         let mut builder = http1::Builder::new();
-        builder.timer(TokioTimer::new()).header_read_timeout(self.limits.headers_within);
-        builder.max_headers(self.limits.headers).max_buf_size(self.limits.header_bytes);
+        let idle = self.global.header_timeout.min(self.global.idle.max(Duration::from_secs(1)));
+        builder.timer(TokioTimer::new()).header_read_timeout(idle);
+        builder.max_buf_size(self.global.header_bytes.max(8 << 10)).keep_alive(!self.global.idle.is_zero());
         let service = service_fn(|request: Request<Incoming>| self.answer(request));
         let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
         tokio::pin!(connection);
@@ -160,13 +187,17 @@ impl Connection {
 
     async fn http2(self, stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) {
         let mut builder = http2::Builder::new(TokioExecutor::new());
-        builder.timer(TokioTimer::new()).max_concurrent_streams(self.limits.streams);
-        builder.max_header_list_size(u32::try_from(self.limits.header_bytes).unwrap_or(u32::MAX));
-        builder.keep_alive_interval(self.limits.headers_within).keep_alive_timeout(self.limits.handshake);
-        let (proxy, peer) = (self.proxy.clone(), self.peer);
+        builder
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(self.global.streams)
+            .enable_connect_protocol();
+        builder.max_header_list_size(u32::try_from(self.global.header_bytes).unwrap_or(u32::MAX));
+        builder.keep_alive_interval(self.global.header_timeout).keep_alive_timeout(HANDSHAKE);
+        builder.max_pending_accept_reset_streams(RESETS).max_local_error_reset_streams(RESETS);
+        let (proxy, peer) = (self.proxy.clone(), Arc::new(self.peer.clone()));
         let service = service_fn(move |request: Request<Incoming>| {
-            let proxy = proxy.clone();
-            async move { Ok::<_, Infallible>(proxy.answer(request, peer).await) }
+            let (proxy, peer) = (proxy.clone(), peer.clone());
+            async move { Ok::<_, Infallible>(proxy.answer(request, &peer).await) }
         });
         let connection = builder.serve_connection(TokioIo::new(stream), service);
         tokio::pin!(connection);
@@ -177,36 +208,7 @@ impl Connection {
         let _ = connection.await;
     }
 
-    async fn answer(&self, request: Request<Incoming>) -> Result<Response<crate::proxy::Body>, Infallible> {
-        Ok(self.proxy.answer(request, self.peer).await)
-    }
-}
-
-/// `/healthz` as long as the process lives, `/readyz` once there is a table and until `stop`.
-pub(crate) async fn health(listener: TcpListener, ready: CancellationToken, stop: CancellationToken) {
-    let open = TaskTracker::new();
-    loop {
-        let Ok((stream, _)) = listener.accept().await else {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-            continue;
-        };
-        let (ready, stop) = (ready.clone(), stop.clone());
-        open.spawn(async move {
-            let service = service_fn(|request: Request<Incoming>| {
-                let status = match request.uri().path() {
-                    "/healthz" => StatusCode::OK,
-                    "/readyz" if ready.is_cancelled() && !stop.is_cancelled() => StatusCode::OK,
-                    "/readyz" => StatusCode::SERVICE_UNAVAILABLE,
-                    _ => StatusCode::NOT_FOUND,
-                };
-                let mut response = Response::new(Empty::<bytes::Bytes>::new());
-                *response.status_mut() = status;
-                async move { Ok::<_, Infallible>(response) }
-            });
-            let mut builder = http1::Builder::new();
-            builder.timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(5));
-            // A probe that breaks off has its answer.
-            let _ = builder.serve_connection(TokioIo::new(stream), service).await;
-        });
+    async fn answer(&self, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+        Ok(self.proxy.answer(request, &self.peer).await)
     }
 }

@@ -3,10 +3,11 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use client::{Informer, InformerGone, ObjectKey, Recorder, Regarding};
-use k8s_openapi::api::core::v1::{Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use kube::runtime::watcher;
@@ -16,10 +17,15 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::admission;
 use crate::build::{self, Objects, Ours, Problems};
-use crate::certificates::{self, ByName, Cache};
-use crate::front::{self, Front, Limits};
+use crate::certificates::{self, Acceptors, ByName};
+use crate::front::{self, Front, Tls};
+use crate::health;
+use crate::metrics::Metrics;
 use crate::proxy::Proxy;
+use crate::record::Log;
+use crate::state::State;
 use crate::status::{COMPONENT, Status};
 use crate::table::Table;
 
@@ -34,8 +40,17 @@ pub struct Config {
     pub http_port: u16,
     /// Port of HTTPS, on all addresses.
     pub https_port: u16,
-    /// Port of `/healthz` and `/readyz`.
+    /// Port of `/healthz`, `/readyz` and `/metrics`.
     pub health_port: u16,
+    /// The ConfigMap of the settings for all Ingresses.
+    pub settings: Option<ObjectKey>,
+    /// The Secret of the certificate for names that have none.
+    pub default_certificate: Option<ObjectKey>,
+    /// Port of the check at admission, and the Secret with its certificate; none checks nothing.
+    pub admission: Option<(u16, ObjectKey)>,
+    /// How long the controller goes on serving after it has said that it is not ready, so that whoever sends it
+    /// connections can hear of it.
+    pub grace: Duration,
 }
 
 /// Why the controller ended.
@@ -63,19 +78,56 @@ pub enum Error {
 /// # Errors
 /// When a port cannot be had, or a watch dies.
 pub async fn run(config: Config, client: Client, stop: CancellationToken) -> Result<(), Error> {
+    let listeners = Listeners {
+        http: listen(config.http_port).await?,
+        https: listen(config.https_port).await?,
+        health: listen(config.health_port).await?,
+        admission: match config.admission {
+            Some((port, _)) => Some(listen(port).await?),
+            None => None,
+        },
+    };
+    serve(config, client, listeners, stop).await
+}
+
+/// Where the controller listens.
+pub(crate) struct Listeners {
+    pub http: TcpListener,
+    pub https: TcpListener,
+    pub health: TcpListener,
+    pub admission: Option<TcpListener>,
+}
+
+/// Serves on these listeners until `stop`.
+pub(crate) async fn serve(
+    config: Config,
+    client: Client,
+    listeners: Listeners,
+    stop: CancellationToken,
+) -> Result<(), Error> {
+    let Listeners { http, https, health, admission } = listeners;
     let table = Arc::new(ArcSwap::from_pointee(Table::default()));
     let fallback = certificates::fake().map_err(Error::Tls)?;
-    let tls = front::acceptor(Arc::new(ByName { table: table.clone(), fallback }));
-    let tls = tls.map_err(|e| Error::Tls(e.into()))?;
-    let (http, https) = (listen(config.http_port).await?, listen(config.https_port).await?);
-    let health = listen(config.health_port).await?;
+    let names = Arc::new(ByName { table: table.clone(), fallback });
+    let acceptors = Acceptors::new(names.clone(), (true, true, true)).map_err(|e| Error::Tls(e.into()))?;
+    let tls = Tls { acceptors: Arc::new(ArcSwap::from_pointee(acceptors)), table: table.clone() };
     let feeds = Feeds::start(&client);
     let ready = CancellationToken::new();
+    let metrics = Arc::new(Metrics::default());
     let mut pages = JoinSet::new();
-    pages.spawn(front::health(health, ready.clone(), stop.clone()));
+    pages.spawn(health::serve(health, metrics.clone(), ready.clone(), stop.clone()));
     tokio::select! {
         () = stop.cancelled() => return Ok(()),
         synced = feeds.synced() => synced?,
+    }
+    if let Some((listener, (_, key))) = admission.zip(config.admission.clone()) {
+        let (secrets, classes, ours) = (feeds.secrets.clone(), feeds.classes.clone(), config.ours.clone());
+        let find = Box::new(move || secrets.get_key(&key));
+        pages.spawn(admission::serve(
+            listener,
+            find,
+            Arc::new(move |i: &Ingress| ours.serves(i, &classes.list())),
+        ));
     }
     let (recorder, writing) = Recorder::new(client.clone(), CancellationToken::new());
     pages.spawn(writing);
@@ -86,15 +138,21 @@ pub async fn run(config: Config, client: Client, stop: CancellationToken) -> Res
         ingresses: feeds.ingresses.clone(),
         classes: feeds.classes.clone(),
     };
-    let proxy = Arc::new(Proxy::new(table.clone()));
-    let follow = follow(&config.ours, &feeds, &table, &recorder, &ready, &stop);
-    let limits = Limits::default();
-    let plain = Front { tls: None, port: 80 };
-    let secure = Front { tls: Some(tls), port: 443 };
+    let proxy =
+        Proxy::new(table.clone(), metrics.clone(), Log::stdout()).map_err(|e| Error::Tls(e.into()))?;
+    let proxy = Arc::new(proxy);
+    let follow = follow(&config, &feeds, &tls, &names, &metrics, &recorder, &ready, &stop);
+    // Serving ends later than readiness.
+    let closing = CancellationToken::new();
     let served = async {
         tokio::join!(
-            front::serve(http, plain, proxy.clone(), limits, stop.clone()),
-            front::serve(https, secure, proxy.clone(), limits, stop.clone()),
+            front::serve(http, Front { tls: None, port: 80 }, proxy.clone(), closing.clone()),
+            front::serve(https, Front { tls: Some(tls.clone()), port: 443 }, proxy.clone(), closing.clone()),
+            async {
+                stop.cancelled().await;
+                tokio::time::sleep(config.grace).await;
+                closing.cancel();
+            }
         );
         Ok::<_, Error>(())
     };
@@ -115,6 +173,7 @@ struct Feeds {
     services: Informer<Service>,
     slices: Informer<EndpointSlice>,
     secrets: Informer<Secret>,
+    configs: Informer<ConfigMap>,
 }
 
 impl Feeds {
@@ -126,6 +185,7 @@ impl Feeds {
             services: Informer::start(Api::all(client.clone()), all()),
             slices: Informer::start(Api::all(client.clone()), all()),
             secrets: Informer::start(Api::all(client.clone()), all()),
+            configs: Informer::start(Api::all(client.clone()), all()),
         }
     }
 
@@ -135,15 +195,19 @@ impl Feeds {
             self.classes.synced(),
             self.services.synced(),
             self.slices.synced(),
-            self.secrets.synced()
+            self.secrets.synced(),
+            self.configs.synced()
         )?;
         Ok(())
     }
 
-    fn objects(&self, ours: &Ours) -> Objects {
+    fn objects(&self, config: &Config) -> Objects {
         let classes = self.classes.list();
         Objects {
-            ingresses: self.ingresses.filter(|ingress| ours.serves(ingress, &classes)),
+            settings: config.settings.clone(),
+            default_certificate: config.default_certificate.clone(),
+            configs: self.configs.list().into_iter().map(|c| (ObjectKey::of(&*c), c)).collect(),
+            ingresses: self.ingresses.filter(|ingress| config.ours.serves(ingress, &classes)),
             services: self.services.list().into_iter().map(|s| (ObjectKey::of(&*s), s)).collect(),
             slices: self.slices.list(),
             secrets: self.secrets.list().into_iter().map(|s| (ObjectKey::of(&*s), s)).collect(),
@@ -157,7 +221,8 @@ impl Feeds {
             wake(&self.classes, changed),
             wake(&self.services, changed),
             wake(&self.slices, changed),
-            wake(&self.secrets, changed)
+            wake(&self.secrets, changed),
+            wake(&self.configs, changed)
         )?;
         Ok(())
     }
@@ -177,10 +242,13 @@ where
 }
 
 /// Makes a new table whenever something has changed, and says what is wrong with Ingresses.
+#[expect(clippy::too_many_arguments, reason = "the wiring of one loop, called once")]
 async fn follow(
-    ours: &Ours,
+    config: &Config,
     feeds: &Feeds,
-    table: &ArcSwap<Table>,
+    tls: &Tls,
+    names: &Arc<ByName>,
+    metrics: &Metrics,
     recorder: &Recorder,
     ready: &CancellationToken,
     stop: &CancellationToken,
@@ -188,23 +256,39 @@ async fn follow(
     let changed = Notify::new();
     let watched = feeds.watch(&changed);
     tokio::pin!(watched);
-    let mut cache = Cache::default();
+    let mut state = State::default();
     let mut told = Problems::new();
+    let mut tidy = tokio::time::interval(Duration::from_secs(30));
     loop {
         tokio::select! {
-            () = stop.cancelled() => return Ok(()),
+            () = async { stop.cancelled().await; tokio::time::sleep(config.grace).await } => return Ok(()),
             ended = &mut watched => return Ok(ended?),
+            _ = tidy.tick() => {
+                state.alive().iter().for_each(|endpoint| endpoint.prune());
+                metrics.prune();
+                continue;
+            }
             () = changed.notified() => {}
         }
-        let objects = feeds.objects(ours);
-        let (next, problems) = build::table(&objects, &mut cache);
-        table.store(Arc::new(next));
+        let (next, problems) = build::table(&feeds.objects(config), &mut state);
+        let global = next.global.clone();
+        let versions = (global.tls12, global.tls13, global.http2);
+        if !tls.acceptors.load().are(versions) {
+            match Acceptors::new(names.clone(), versions) {
+                Ok(acceptors) => tls.acceptors.store(Arc::new(acceptors)),
+                Err(error) => tracing::error!(%error, "the settings of TLS were not changed"),
+            }
+        }
+        *metrics.expiry.lock() = next.certificates.ends();
+        tls.table.store(Arc::new(next));
+        metrics.reloaded();
         ready.cancel();
-        cache.retain(|key| objects.secrets.contains_key(key));
         for (key, why) in problems.difference(&told) {
-            tracing::warn!(ingress = %key, "{why}");
-            if let Some(ingress) = feeds.ingresses.get_key(key) {
-                recorder.warning(COMPONENT, Regarding::of(&*ingress), "Rejected", why.clone());
+            tracing::warn!(object = %key, "{why}");
+            let ingress = feeds.ingresses.get_key(key).map(|i| Regarding::of(&*i));
+            let settings = || feeds.configs.get_key(key).filter(|_| config.settings.as_ref() == Some(key));
+            if let Some(regarding) = ingress.or_else(|| settings().map(|c| Regarding::of(&*c))) {
+                recorder.warning(COMPONENT, regarding, "Rejected", why.clone());
             }
         }
         told = problems;

@@ -5,66 +5,85 @@
 //! regular expression is used matches all its paths as case-insensitive expressions, longest text first.
 
 use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use client::ObjectKey;
-use http::uri::Authority;
+use http::HeaderMap;
 use regex::bytes::{Regex, RegexBuilder};
 
-use crate::annotations::{Rewrite, Settings};
+use crate::annotations::Policy;
+use crate::annotations::routing::Rewrite;
 use crate::certificates::Certificates;
+use crate::client_tls::Authority;
+use crate::configmap::Global;
+use crate::metrics::Stats;
+use crate::passwords::Users;
+use crate::throttle::Zones;
+use crate::upstream::Backend;
 
-/// Where requests of one Service port go.
-#[derive(Debug)]
-pub struct Backend {
-    /// Addresses of the endpoints that serve; none is answered with 503.
-    pub endpoints: Vec<Authority>,
-    next: AtomicUsize,
+/// What all locations of one Ingress share: its annotations, and the objects that they name.
+#[derive(Debug, Default)]
+pub struct Served {
+    pub(crate) policy: Policy,
+    pub(crate) users: Option<Arc<Users>>,
+    pub(crate) authority: Option<Arc<Authority>>,
+    pub(crate) zones: Option<Arc<Zones>>,
+    pub(crate) headers: HeaderMap,
+    pub(crate) auth_headers: HeaderMap,
+    pub(crate) default_backend: Option<Arc<Backend>>,
 }
 
-impl Backend {
-    /// A backend with these endpoints; the first to be asked is any of them.
-    pub fn new(endpoints: Vec<Authority>) -> Self {
-        Self { endpoints, next: AtomicUsize::new(rand::random_range(0..1024)) }
-    }
-
-    /// The next endpoint, one after the other.
-    pub fn pick(&self) -> Option<&Authority> {
-        let turn = self.next.fetch_add(1, Ordering::Relaxed);
-        self.endpoints.get(turn.checked_rem(self.endpoints.len())?)
-    }
+/// A second backend of a location.
+#[derive(Debug, Clone)]
+pub struct Alternative {
+    pub(crate) ingress: ObjectKey,
+    pub(crate) backend: Arc<Backend>,
+    pub(crate) served: Arc<Served>,
 }
 
 /// What a matched request meets.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Location {
     /// The Ingress that says so.
     pub ingress: ObjectKey,
     /// Where requests go.
     pub backend: Arc<Backend>,
-    /// What the Ingress's annotations say.
-    pub settings: Arc<Settings>,
     /// The Ingress lists the host under `tls`.
     pub tls: bool,
+    pub(crate) served: Arc<Served>,
+    pub(crate) canary: Option<Alternative>,
+    pub(crate) host: Arc<str>,
+    pub(crate) path: Box<str>,
+    pub(crate) stats: OnceLock<Arc<Stats>>,
     /// The path's expression, where its captures are asked for.
     pattern: Option<Regex>,
 }
 
 impl Location {
     /// A location without a path, as a default backend has it.
-    pub fn new(ingress: ObjectKey, backend: Arc<Backend>, settings: Arc<Settings>, tls: bool) -> Self {
-        Self { ingress, backend, settings, tls, pattern: None }
+    pub fn new(ingress: ObjectKey, backend: Arc<Backend>, served: Arc<Served>, tls: bool) -> Self {
+        Self {
+            ingress,
+            backend,
+            served,
+            tls,
+            canary: None,
+            host: "".into(),
+            path: "/".into(),
+            stats: OnceLock::new(),
+            pattern: None,
+        }
     }
 
     /// The path that the backend gets instead of the one that was asked for.
     pub fn rewritten(&self, path: &[u8]) -> Option<Vec<u8>> {
-        let Rewrite(parts) = self.settings.rewrite.as_ref()?;
-        let captures = self.pattern.as_ref()?.captures(path)?;
+        let Rewrite(parts) = self.served.policy.routing.rewrite.as_ref()?;
+        let captures = self.pattern.as_ref().and_then(|pattern| pattern.captures(path));
         let mut out = Vec::new();
         for part in parts {
             out.extend_from_slice(&part.text);
-            out.extend_from_slice(part.capture.and_then(|n| captures.get(n)).map_or(b"", |m| m.as_bytes()));
+            let captured = part.capture.zip(captures.as_ref()).and_then(|(n, captures)| captures.get(n));
+            out.extend_from_slice(captured.map_or(b"", |m| m.as_bytes()));
         }
         Some(out)
     }
@@ -83,8 +102,8 @@ pub enum PathType {
 
 #[derive(Debug, Default)]
 struct Paths {
-    exact: HashMap<Box<[u8]>, Arc<Location>>,
-    prefixes: HashMap<Box<[u8]>, Arc<Location>>,
+    exact: HashMap<Box<[u8]>, Arc<Location>, foldhash::fast::RandomState>,
+    prefixes: HashMap<Box<[u8]>, Arc<Location>, foldhash::fast::RandomState>,
     /// Lengths of the prefixes, longest first.
     lengths: Vec<usize>,
     patterns: Vec<(Regex, Arc<Location>)>,
@@ -99,22 +118,62 @@ impl Paths {
     }
 }
 
+/// What there is for a request.
+#[derive(Debug)]
+pub enum Found<'a> {
+    /// A location.
+    Location(&'a Arc<Location>),
+    /// The host has moved to this one (`from-to-www-redirect`).
+    Moved(&'a str),
+    /// Nothing.
+    Nothing,
+}
+
+impl<'a> Found<'a> {
+    /// The location, if it is one.
+    pub fn location(self) -> Option<&'a Arc<Location>> {
+        match self {
+            Self::Location(location) => Some(location),
+            _ => None,
+        }
+    }
+}
+
+type ByHost<T> = HashMap<Box<str>, T, foldhash::fast::RandomState>;
+
 /// Host and path to location, and host to certificate.
 #[derive(Debug, Default)]
 pub struct Table {
-    hosts: HashMap<Box<str>, Paths>,
+    hosts: ByHost<Arc<Paths>>,
     /// By what follows `*.`.
-    wildcards: HashMap<Box<str>, Paths>,
-    any: Paths,
+    wildcards: ByHost<Arc<Paths>>,
+    moved: ByHost<Box<str>>,
+    any: Arc<Paths>,
     /// Certificates by the names under `tls`.
     pub certificates: Certificates,
+    /// Hosts whose clients are asked for certificates.
+    asking: ByHost<()>,
+    pub(crate) global: Arc<Global>,
 }
 
 impl Table {
-    /// The location of a request; `host` in lower case without port, `path` as [`crate::path::normal`] makes it.
-    pub fn find(&self, host: &str, path: &[u8]) -> Option<&Arc<Location>> {
+    /// What there is for a request; `host` in lower case without port, `path` as [`crate::path::normal`] makes it.
+    pub fn find(&self, host: &str, path: &[u8]) -> Found<'_> {
         let wildcard = || self.wildcards.get(host.split_once('.')?.1);
-        self.hosts.get(host).or_else(wildcard).unwrap_or(&self.any).find(path)
+        let paths = self.hosts.get(host).or_else(wildcard);
+        if paths.is_none()
+            && let Some(to) = self.moved.get(host)
+        {
+            return Found::Moved(to);
+        }
+        paths.unwrap_or(&self.any).find(path).map_or(Found::Nothing, Found::Location)
+    }
+
+    /// Whether clients that ask for this name are asked for certificates.
+    pub(crate) fn asks(&self, host: &str) -> bool {
+        let wildcard =
+            || host.split_once('.').is_some_and(|(_, rest)| self.asking.contains_key(&*format!("*.{rest}")));
+        !self.asking.is_empty() && (self.asking.contains_key(host) || wildcard())
     }
 }
 
@@ -128,6 +187,10 @@ struct Rule {
 struct HostRules {
     rules: Vec<Rule>,
     otherwise: Option<Location>,
+    canaries: Vec<(String, PathType, Alternative)>,
+    aliases: Vec<String>,
+    www: bool,
+    asking: bool,
 }
 
 /// Rules in the order of their age; of two that say the same the first stays.
@@ -138,37 +201,129 @@ impl Builder {
     /// Adds a path of a host; an empty host is all those that no rule names.
     pub fn path(&mut self, host: &str, path: &str, kind: PathType, location: Location) {
         let path = if path.is_empty() { "/" } else { path }.to_owned();
-        self.host(host).rules.push(Rule { path, kind, location });
+        self.host(host, &location.served).rules.push(Rule { path, kind, location });
     }
 
     /// Makes a host known and says where requests go that none of its paths matches.
     pub fn otherwise(&mut self, host: &str, location: Location) {
-        self.host(host).otherwise.get_or_insert(location);
+        self.host(host, &location.served).otherwise.get_or_insert(location);
     }
 
-    fn host(&mut self, host: &str) -> &mut HostRules {
-        self.0.entry(host.to_ascii_lowercase()).or_default()
+    /// Adds a second backend to a path that some Ingress has, or will have.
+    pub fn canary(&mut self, host: &str, path: &str, kind: PathType, alternative: Alternative) {
+        let path = if path.is_empty() { "/" } else { path }.to_owned();
+        let rules = self.0.entry(host.to_ascii_lowercase()).or_default();
+        rules.canaries.push((path, kind, alternative));
     }
 
-    /// The table; `broken` hears of expressions that cannot be used.
-    pub fn finish(self, certificates: Certificates, mut broken: impl FnMut(&ObjectKey, String)) -> Table {
-        let mut table = Table { certificates, ..Table::default() };
+    fn host(&mut self, host: &str, served: &Served) -> &mut HostRules {
+        let rules = self.0.entry(host.to_ascii_lowercase()).or_default();
+        let routing = &served.policy.routing;
+        rules.aliases.extend(routing.aliases.iter().cloned());
+        rules.www |= routing.www;
+        rules.asking |= served.authority.is_some();
+        rules
+    }
+
+    /// The table; `broken` hears of what cannot be used.
+    pub(crate) fn finish(
+        self,
+        certificates: Certificates,
+        global: Arc<Global>,
+        mut broken: impl FnMut(&ObjectKey, String),
+    ) -> Table {
+        let mut table = Table { certificates, global, ..Table::default() };
+        let mut aliases = Vec::new();
+        let mut others = Vec::new();
         for (host, rules) in self.0 {
-            let paths = rules.finish(&mut broken);
-            match host.strip_prefix("*.") {
-                _ if host.is_empty() => table.any = paths,
-                Some(rest) => drop(table.wildcards.insert(rest.into(), paths)),
-                None => drop(table.hosts.insert(host.into(), paths)),
+            let nothing = rules.rules.is_empty() && rules.otherwise.is_none();
+            aliases.extend(rules.aliases.iter().map(|alias| (alias.clone(), host.clone())));
+            if rules.www {
+                let other = host.strip_prefix("www.").map_or_else(|| format!("www.{host}"), str::to_owned);
+                others.push((other, host.clone()));
+            }
+            if rules.asking {
+                table.asking.insert(host.clone().into(), ());
+            }
+            let paths = Arc::new(rules.finish(&host, &mut broken));
+            if !nothing {
+                table.put(&host, paths);
+            }
+        }
+        // By name, so that of two hosts with the same alias the same one always wins.
+        aliases.sort();
+        for (alias, host) in aliases {
+            table.alias(&alias, &host);
+        }
+        for (other, host) in others {
+            if !host.is_empty() && !table.hosts.contains_key(other.as_str()) {
+                if let Some(certificate) = table.certificates.find(&host).cloned() {
+                    table.certificates.add(&other, &certificate);
+                }
+                table.moved.insert(other.into(), host.into());
             }
         }
         table
     }
 }
 
+impl Table {
+    fn put(&mut self, host: &str, paths: Arc<Paths>) {
+        match host.strip_prefix("*.") {
+            _ if host.is_empty() => self.any = paths,
+            Some(rest) => drop(self.wildcards.insert(rest.into(), paths)),
+            None => drop(self.hosts.insert(host.into(), paths)),
+        }
+    }
+
+    fn alias(&mut self, alias: &str, host: &str) {
+        let (map, name) = match alias.strip_prefix("*.") {
+            Some(rest) => (&self.wildcards, rest),
+            None => (&self.hosts, alias),
+        };
+        if map.contains_key(name) {
+            return;
+        }
+        let paths = match host.strip_prefix("*.") {
+            _ if host.is_empty() => Some(&self.any),
+            Some(rest) => self.wildcards.get(rest),
+            None => self.hosts.get(host),
+        };
+        let Some(paths) = paths.cloned() else { return };
+        self.put(alias, paths);
+        if let Some(certificate) = self.certificates.find(host).cloned() {
+            self.certificates.add(alias, &certificate);
+        }
+        if self.asking.contains_key(host) {
+            self.asking.insert(alias.into(), ());
+        }
+    }
+}
+
 impl HostRules {
-    fn finish(self, broken: &mut impl FnMut(&ObjectKey, String)) -> Paths {
+    fn finish(mut self, host: &str, broken: &mut impl FnMut(&ObjectKey, String)) -> Paths {
+        for (path, kind, alternative) in std::mem::take(&mut self.canaries) {
+            let mut rules = self.rules.iter_mut().filter(|rule| rule.path == path && rule.kind == kind);
+            match rules.next() {
+                Some(rule) => drop(rule.location.canary.get_or_insert(alternative)),
+                None => {
+                    let why = format!(
+                        "the canary of {host:?} {path:?} has no Ingress with the same host, path and pathType"
+                    );
+                    broken(&alternative.ingress, why);
+                }
+            }
+        }
+        let name: Arc<str> = host.into();
+        for rule in &mut self.rules {
+            rule.location.host = name.clone();
+            rule.location.path = rule.path.as_str().into();
+        }
+        if let Some(otherwise) = &mut self.otherwise {
+            otherwise.host = name;
+        }
         let mut paths = Paths { otherwise: self.otherwise.map(Arc::new), ..Paths::default() };
-        if self.rules.iter().any(|r| r.location.settings.regex) {
+        if self.rules.iter().any(|r| r.location.served.policy.routing.regex) {
             paths.patterns = patterns(self.rules, broken);
             return paths;
         }
@@ -206,16 +361,22 @@ fn patterns(
     rules.sort_by_key(|rule| std::cmp::Reverse(rule.path.len()));
     let mut out = Vec::new();
     for Rule { path, mut location, .. } in rules {
-        let text = format!("^{path}");
-        match RegexBuilder::new(&text).case_insensitive(true).size_limit(1 << 20).build() {
+        match pattern(&path) {
             Ok(pattern) => {
                 location.pattern = Some(pattern.clone());
                 out.push((pattern, Arc::new(location)));
             }
-            Err(error) => {
-                broken(&location.ingress, format!("path {path:?} is no usable expression: {error}"))
-            }
+            Err(why) => broken(&location.ingress, why),
         }
     }
     out
+}
+
+/// A path as an expression of a host that uses them.
+///
+/// # Errors
+/// Why it is none.
+pub fn pattern(path: &str) -> Result<Regex, String> {
+    let built = RegexBuilder::new(&format!("^{path}")).case_insensitive(true).size_limit(1 << 20).build();
+    built.map_err(|error| format!("path {path:?} is no usable expression: {error}"))
 }

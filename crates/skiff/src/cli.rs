@@ -68,6 +68,9 @@ enum Command {
     Addons(commands::addons::Addons),
     /// Go through a course of Kubernetes networking, live, in a cluster of its own; needs no registry.
     Tutorial(commands::tutorial::Options),
+    /// Look at Ingresses.
+    #[command(subcommand)]
+    Ingress(commands::ingress::Ingress),
     /// Print the versions of skiff and of the Kubernetes API that it serves.
     Version(commands::version::Options),
     /// Print the completion script of a shell: source <(skiff completion bash).
@@ -142,6 +145,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Tutorial(options) => return commands::tutorial::run(named.as_deref(), &options),
         Command::Version(options) => commands::version::run(&options),
         Command::Addons(addons) => commands::addons::run(profile, addons),
+        Command::Ingress(command) => return commands::ingress::run(profile, &command),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut command(), program::name(), &mut std::io::stdout());
             Ok(())

@@ -26,7 +26,9 @@ fn ingress_as_in_the_tutorial() {
     a_fan_out_with_a_missing_service_is_fixed(&kubectl, &node);
     hosts_have_applications_of_their_own(&kubectl, &node);
     tls_shows_the_certificate_of_the_name(&kubectl, &node);
-    what_is_not_understood_is_said(&kubectl, &node);
+    what_cannot_be_is_refused_when_it_is_written(&kubectl, &node);
+    lint_reads_the_cluster_and_files(&cluster);
+    settings_are_followed(&kubectl, &node);
     kubectl.out("delete ingress --all");
     kubectl.out("delete deploy,service nginx-app newdeploy foo bar");
     kubectl.out("delete secret foo-tls");
@@ -66,7 +68,7 @@ impl Node {
 
 /// Names of all that an add-on could leave.
 fn everything(kubectl: &Kubectl) -> String {
-    let kinds = "namespaces,ingressclasses,clusterroles,clusterrolebindings";
+    let kinds = "namespaces,ingressclasses,clusterroles,clusterrolebindings,validatingwebhookconfigurations";
     let all = kubectl.out(&format!("get {kinds} -o name"));
     all + &kubectl.out("get deploy,service,serviceaccounts,pods -A -o name")
 }
@@ -197,17 +199,54 @@ fn tls_shows_the_certificate_of_the_name(kubectl: &Kubectl, node: &Node) {
     assert!(row.contains("80, 443"), "{row}");
 }
 
-fn what_is_not_understood_is_said(kubectl: &Kubectl, node: &Node) {
+fn what_cannot_be_is_refused_when_it_is_written(kubectl: &Kubectl, node: &Node) {
     kubectl.out("create ingress guarded --rule=guarded.example.com/*=foo:80");
     node.shows("guarded.example.com", "/", "Welcome to nginx!");
-    kubectl.out("annotate ingress guarded nginx.ingress.kubernetes.io/auth-url=http://auth.example.com/");
+    // Asked as soon as the API server knows whom to ask.
+    let refused = eventually("a snippet is refused with what to use instead", SOON, || {
+        let tried = kubectl
+            .run("annotate --overwrite ingress guarded nginx.ingress.kubernetes.io/server-snippet=return");
+        if tried.ok {
+            kubectl.out("annotate ingress guarded nginx.ingress.kubernetes.io/server-snippet-");
+        }
+        (!tried.ok).then_some(tried.stderr)
+    });
+    for part in ["validate.nginx.ingress.kubernetes.io", "server-snippet", "custom-headers"] {
+        assert!(refused.contains(part), "{part} in {refused}");
+    }
+    // What nobody knows is taken, and said in an Event; one that guards closes.
+    kubectl.out("annotate ingress guarded nginx.ingress.kubernetes.io/auth-something=x");
     node.shows("guarded.example.com", "/", "503 Service Temporarily Unavailable");
     eventually("an Event says why", SOON, || {
         let events: Value =
             kubectl.json("get events --field-selector involvedObject.name=guarded,type=Warning");
         let said = events["items"].to_string();
-        said.contains("auth-url").then_some(())
+        said.contains("auth-something").then_some(())
     });
+}
+
+fn lint_reads_the_cluster_and_files(cluster: &Cluster) {
+    let found = cluster.skiff("ingress lint");
+    assert_eq!(found.code, Some(1), "{found:?}");
+    assert!(found.stdout.contains("default/guarded\n  unknown   auth-something: "), "{found:?}");
+    assert!(found.stdout.contains("default/multihost\n  nothing to say"), "{found:?}");
+}
+
+fn settings_are_followed(kubectl: &Kubectl, node: &Node) {
+    let patch = r#"{"data":{"custom-http-errors":"404","add-headers":"default/more"}}"#;
+    kubectl.out("create configmap more --from-literal=X-Settings=yes");
+    kubectl
+        .args(&["patch", "configmap", "ingress-nginx-controller", "-n", "ingress-nginx", "-p", patch])
+        .out();
+    eventually("every answer has the header", SOON, || {
+        let answer = node.curl(&["-i", "-k"], "bar.example.com", "/").stdout.to_ascii_lowercase();
+        answer.contains("x-settings: yes").then_some(())
+    });
+    kubectl.out("delete configmap more");
+    let none = r#"{"data":null}"#;
+    kubectl
+        .args(&["patch", "configmap", "ingress-nginx-controller", "-n", "ingress-nginx", "-p", none])
+        .out();
 }
 
 fn the_addon_leaves_nothing(cluster: &Cluster, kubectl: &Kubectl, before: &str) {

@@ -50,6 +50,11 @@ impl ServerCertVerifier for Anyone {
     }
 }
 
+/// The judge that takes every certificate, for a configuration that shows one of its own.
+pub fn anyone() -> Arc<dyn ServerCertVerifier> {
+    Arc::new(Anyone(ring::default_provider()))
+}
+
 /// The client configuration for such connections; made once.
 ///
 /// # Errors
@@ -62,7 +67,7 @@ pub fn unverified() -> Result<Arc<ClientConfig>, Error> {
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anyone(ring::default_provider())))
+        .with_custom_certificate_verifier(anyone())
         .with_no_client_auth();
     Ok(MADE.get_or_init(|| Arc::new(config)).clone())
 }

@@ -1,8 +1,10 @@
 //! `skiff ingress-controller`: what the ingress-nginx-controller Pod runs.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use clap::Args;
+use client::ObjectKey;
 use tokio_util::sync::CancellationToken;
 
 /// Options of the ingress controller, by ingress-nginx's names; the add-on's Deployment sets them.
@@ -23,7 +25,25 @@ pub struct Options {
     /// Port of HTTPS.
     #[arg(long, default_value_t = 443)]
     https_port: u16,
-    /// Port of /healthz and /readyz.
+    /// Namespace and name of the ConfigMap with the settings for all Ingresses.
+    #[arg(long, value_parser = object)]
+    configmap: Option<ObjectKey>,
+    /// Namespace and name of the Secret with the certificate for names that have none.
+    #[arg(long, value_parser = object)]
+    default_ssl_certificate: Option<ObjectKey>,
+    /// Namespace and name of the Secret with the certificate of the check at admission; without one nothing is checked.
+    #[arg(long, value_parser = object)]
+    admission_secret: Option<ObjectKey>,
+    /// Port of the check at admission.
+    #[arg(long, default_value_t = 8443)]
+    admission_port: u16,
+    /// Seconds to go on serving after the Pod has said that it is no longer ready.
+    #[arg(long, default_value_t = 0)]
+    shutdown_grace_period: u64,
+    /// Threads that serve; as many as there are processors by default.
+    #[arg(long)]
+    worker_processes: Option<usize>,
+    /// Port of /healthz, /readyz and /metrics.
     #[arg(long, default_value_t = 10254)]
     healthz_port: u16,
 }
@@ -31,7 +51,11 @@ pub struct Options {
 /// Serves Ingresses with the Pod's own account until it is told to end.
 pub fn run(options: &Options) -> anyhow::Result<()> {
     crate::daemon::log_to_stderr();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if let Some(count) = options.worker_processes {
+        builder.worker_threads(count.max(1));
+    }
+    let runtime = builder.enable_all().build()?;
     runtime.block_on(async {
         let client = kube::Client::try_default().await?;
         let stop = CancellationToken::new();
@@ -45,7 +69,17 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
             http_port: options.http_port,
             https_port: options.https_port,
             health_port: options.healthz_port,
+            settings: options.configmap.clone(),
+            default_certificate: options.default_ssl_certificate.clone(),
+            admission: options.admission_secret.clone().map(|secret| (options.admission_port, secret)),
+            grace: Duration::from_secs(options.shutdown_grace_period),
         };
         Ok(ingress::run(config, client, stop).await?)
     })
+}
+
+/// `namespace/name`.
+fn object(text: &str) -> Result<ObjectKey, String> {
+    let (namespace, name) = text.split_once('/').ok_or("write NAMESPACE/NAME")?;
+    Ok(ObjectKey::new(namespace, name))
 }

@@ -8,6 +8,7 @@ pub mod delete;
 pub mod dns;
 pub mod doctor;
 pub mod image;
+pub mod ingress;
 pub mod ingress_controller;
 pub mod ip;
 pub mod kubectl;

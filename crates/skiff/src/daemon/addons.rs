@@ -25,7 +25,7 @@ struct Addon {
     /// The Deployment that does its work; all other objects in its namespace are its own as well.
     namespace: &'static str,
     deployment: &'static str,
-    manifests: fn(&str) -> Vec<Value>,
+    manifests: fn(&str) -> anyhow::Result<Vec<Value>>,
 }
 
 const ADDONS: [Addon; 1] = [Addon {
@@ -33,7 +33,9 @@ const ADDONS: [Addon; 1] = [Addon {
     maintainer: "skiff",
     namespace: ingress::addon::NAMESPACE,
     deployment: ingress::addon::NAME,
-    manifests: ingress::addon::manifests,
+    manifests: |image| {
+        ingress::addon::manifests(image).context("make a certificate for the check at admission")
+    },
 }];
 
 impl Addon {
@@ -87,7 +89,7 @@ pub async fn list(client: &Client) -> anyhow::Result<Vec<AddonLine>> {
 pub async fn enable(client: &Client, name: &str) -> anyhow::Result<()> {
     let addon = Addon::find(name)?;
     let Addon { namespace, deployment, .. } = addon;
-    let manifests = (addon.manifests)(cluster::BUILTIN_IMAGE);
+    let manifests = (addon.manifests)(cluster::BUILTIN_IMAGE)?;
     for manifest in &manifests {
         let (api, kind, object) = of(client, manifest)?;
         let name = object.name_any();
@@ -114,13 +116,27 @@ pub async fn enable(client: &Client, name: &str) -> anyhow::Result<()> {
     })?
 }
 
+/// Brings the add-ons that are there to what this version of skiff wants: the daemon may be a newer one than the one
+/// that added them.
+///
+/// # Errors
+/// When the API does not say which are there, or refuses an object.
+pub async fn refresh(client: &Client) -> anyhow::Result<()> {
+    for addon in &ADDONS {
+        if addon.enabled(client).await? {
+            apply(client, (addon.manifests)(cluster::BUILTIN_IMAGE)?).await?;
+        }
+    }
+    Ok(())
+}
+
 /// Removes an add-on: its Deployment first, whose Pods still need their rights to say goodbye.
 ///
 /// # Errors
 /// An unknown name, somebody else's objects under its names, or that an object does not go.
 pub async fn disable(client: &Client, name: &str) -> anyhow::Result<()> {
     let addon = Addon::find(name)?;
-    for manifest in (addon.manifests)(cluster::BUILTIN_IMAGE).into_iter().rev() {
+    for manifest in (addon.manifests)(cluster::BUILTIN_IMAGE)?.into_iter().rev() {
         let (api, kind, object) = of(client, &manifest)?;
         let name = object.name_any();
         let gone = tokio::time::timeout(PATIENCE, remove(&api, &name)).await;

@@ -35,7 +35,11 @@ impl Parts {
         let host = Some(IpAddr::V4(self.network.gateway));
         let addon =
             dns::addon::AddonConfig { host, ..dns::addon::AddonConfig::new(self.network.dns_services()) };
-        addons::apply(&client("system:addon-manager"), dns::addon::manifests(&addon)).await?;
+        let manager = client("system:addon-manager");
+        addons::apply(&manager, dns::addon::manifests(&addon)).await?;
+        if let Err(error) = addons::refresh(&manager).await {
+            tracing::warn!(error = format!("{error:#}"), "the add-ons are as an earlier skiff left them");
+        }
         Ok(api)
     }
 

@@ -1,0 +1,364 @@
+//! The ingress controller beside nginx as a proxy: the same backend (nginx, 1 KiB), the same client (wrk), one worker each,
+//! in one run and in turns.
+
+use std::convert::Infallible;
+use std::fmt::Write as _;
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use bytes::Bytes;
+use clap::Args;
+use client::ObjectKey;
+use futures::StreamExt;
+use http_body_util::{BodyExt, StreamBody};
+use kube::client::Body;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use crate::figures::Figures;
+
+const PATHS: usize = 10;
+const CHANGES: usize = 10_000;
+
+/// A controller without a cluster: hosts and paths are made up, and all go to one backend.
+#[derive(Debug, Args)]
+pub struct Serve {
+    #[arg(long)]
+    http: u16,
+    #[arg(long)]
+    https: u16,
+    #[arg(long)]
+    health: u16,
+    #[arg(long)]
+    backend: u16,
+    #[arg(long)]
+    hosts: usize,
+    /// Changes of routes, one after the other.
+    #[arg(long, default_value_t = 0)]
+    changes: usize,
+}
+
+fn ingress(host: usize, version: usize) -> Value {
+    let backend = json!({"service": {"name": "web", "port": {"number": 80}}});
+    let path = |p| json!({"path": format!("/p{p}"), "pathType": "Prefix", "backend": backend});
+    json!({
+        "metadata": {"name": format!("i{host}"), "namespace": "ns", "resourceVersion": version.to_string(),
+            "annotations": {"nginx.ingress.kubernetes.io/x-forwarded-prefix": format!("/{version}")}},
+        "spec": {"rules": [{"host": format!("h{host}.example"), "http": {"paths": (0..PATHS).map(path).collect::<Vec<_>>()}}]},
+    })
+}
+
+fn listed(serve: &Serve, path: &str) -> Vec<Value> {
+    match path.rsplit('/').next() {
+        Some("ingresses") => (0..serve.hosts).map(|host| ingress(host, 1)).collect(),
+        Some("services") => vec![json!({
+            "metadata": {"name": "web", "namespace": "ns"}, "spec": {"ports": [{"port": 80}]},
+        })],
+        Some("endpointslices") => vec![json!({
+            "metadata": {"name": "web", "namespace": "ns", "labels": {"kubernetes.io/service-name": "web"}},
+            "addressType": "IPv4", "ports": [{"port": serve.backend}], "endpoints": [{"addresses": ["127.0.0.1"]}],
+        })],
+        Some("configmaps") => vec![json!({
+            "metadata": {"name": "settings", "namespace": "ns"}, "data": {"disable-access-log": "true"},
+        })],
+        _ => Vec::new(),
+    }
+}
+
+/// Serves until it is killed.
+pub async fn serve(serve: Serve) -> anyhow::Result<()> {
+    let config = ::ingress::Config {
+        ours: ::ingress::build::Ours { controller: "k8s.io/ingress-nginx".into(), without_class: true },
+        publish: None,
+        http_port: serve.http,
+        https_port: serve.https,
+        health_port: serve.health,
+        settings: Some(ObjectKey::new("ns", "settings")),
+        default_certificate: None,
+        admission: None,
+        grace: Duration::ZERO,
+    };
+    let serve = std::sync::Arc::new(serve);
+    let api = tower::service_fn(move |request: http::Request<Body>| {
+        let answer = answer(&serve, request.uri());
+        async move { Ok::<_, Infallible>(answer) }
+    });
+    let client = kube::Client::new(api, "default");
+    Ok(::ingress::run(config, client, CancellationToken::new()).await?)
+}
+
+fn answer(
+    serve: &Serve,
+    uri: &http::Uri,
+) -> http::Response<http_body_util::combinators::UnsyncBoxBody<Bytes, Infallible>> {
+    let frame = |value: Value| Ok(hyper::body::Frame::data(Bytes::from(format!("{value}\n"))));
+    let watches = uri.query().unwrap_or_default().contains("watch=true");
+    let body = if watches && uri.path().ends_with("/ingresses") && serve.changes > 0 {
+        let hosts = serve.hosts.max(1);
+        let changes = futures::stream::iter(0..serve.changes).then(move |n| async move {
+            tokio::time::sleep(Duration::from_micros(200)).await;
+            frame(json!({"type": "MODIFIED", "object": ingress(n % hosts, n + 2)}))
+        });
+        StreamBody::new(changes.chain(futures::stream::pending())).boxed_unsync()
+    } else if watches {
+        StreamBody::new(futures::stream::pending()).boxed_unsync()
+    } else {
+        let list = json!({"metadata": {"resourceVersion": "1"}, "items": listed(serve, uri.path())});
+        StreamBody::new(futures::stream::iter([frame(list)])).boxed_unsync()
+    };
+    let mut response = http::Response::new(body);
+    response.headers_mut().insert("content-type", http::HeaderValue::from_static("application/json"));
+    response
+}
+
+/// A process that ends with its owner.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Already gone is as good.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Running {
+    fn start(command: &mut Command) -> anyhow::Result<Self> {
+        let quiet = command.stdin(Stdio::null()).stdout(Stdio::null());
+        Ok(Self(quiet.spawn().with_context(|| format!("start {:?}", command.get_program()))?))
+    }
+
+    /// Resident memory in MB.
+    fn memory(&self) -> anyhow::Result<f64> {
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", self.0.id())).context("read the process")?;
+        let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        Ok(line.trim().trim_end_matches(" kB").parse::<f64>()? / 1024.0)
+    }
+}
+
+/// Ports of a proxy.
+#[derive(Clone, Copy)]
+struct Ports {
+    http: u16,
+    https: u16,
+}
+
+fn free() -> anyhow::Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+fn nginx(dir: &Path, name: &str, http: &str) -> anyhow::Result<Running> {
+    let config = dir.join(format!("{name}.conf"));
+    let shown = dir.display();
+    let text = format!(
+        "daemon off; worker_processes 1; pid {shown}/{name}.pid; error_log {shown}/{name}.log warn;
+events {{ worker_connections 8192; }}
+http {{ access_log off; keepalive_requests 1000000; server_names_hash_max_size 8192; server_names_hash_bucket_size 128;
+{http} }}"
+    );
+    std::fs::write(&config, text)?;
+    Running::start(Command::new("nginx").arg("-c").arg(config).args(["-e", "stderr"]).arg("-p").arg(dir))
+}
+
+fn backend(dir: &Path, port: u16) -> anyhow::Result<Running> {
+    let server = format!(
+        "server {{ listen 127.0.0.1:{port}; location / {{ return 200 \"{}\"; }} }}",
+        "x".repeat(1024)
+    );
+    nginx(dir, "backend", &server)
+}
+
+/// What ingress-nginx would write for these hosts, as far as a request meets it.
+fn peer(dir: &Path, ports: Ports, backend: u16, hosts: usize) -> anyhow::Result<Running> {
+    let mut text =
+        format!("upstream web {{ server 127.0.0.1:{backend}; keepalive 320; keepalive_requests 10000; }}\n");
+    for host in 0..hosts {
+        write!(
+            text,
+            "server {{ listen 0.0.0.0:{}; listen 0.0.0.0:{} ssl; server_name h{host}.example;
+ssl_certificate {dir}/tls.crt; ssl_certificate_key {dir}/tls.key;\n",
+            ports.http,
+            ports.https,
+            dir = dir.display()
+        )?;
+        for path in 0..PATHS {
+            write!(
+                text,
+                "location /p{path} {{ proxy_pass http://web; proxy_http_version 1.1; proxy_set_header Connection \"\";
+proxy_set_header Host $host; proxy_set_header X-Request-ID $request_id; proxy_set_header X-Real-IP $remote_addr;
+proxy_set_header X-Forwarded-For $remote_addr; proxy_set_header X-Forwarded-Host $host;
+proxy_set_header X-Forwarded-Port $server_port; proxy_set_header X-Forwarded-Proto $scheme;
+proxy_set_header X-Forwarded-Scheme $scheme; proxy_set_header X-Scheme $scheme; }}\n"
+            )?;
+        }
+        text.push_str("}\n");
+    }
+    nginx(dir, "peer", &text)
+}
+
+fn ours(ports: Ports, backend: u16, hosts: usize, changes: usize) -> anyhow::Result<Running> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg("ingress-serve").env("RUST_LOG", "error");
+    let (health, text) = (free()?, |n: usize| n.to_string());
+    for (flag, value) in [
+        ("--http", usize::from(ports.http)),
+        ("--https", usize::from(ports.https)),
+        ("--health", usize::from(health)),
+        ("--backend", usize::from(backend)),
+        ("--hosts", hosts),
+        ("--changes", changes),
+    ] {
+        command.arg(flag).arg(text(value));
+    }
+    Running::start(&mut command)
+}
+
+/// What wrk saw.
+#[derive(Debug, Clone, Copy)]
+struct Load {
+    per_second: f64,
+    /// Milliseconds.
+    p99: f64,
+    lost: u64,
+}
+
+fn wrk(url: &str, host: usize, connections: usize, seconds: u64, close: bool) -> anyhow::Result<Load> {
+    let mut command = Command::new("wrk");
+    command
+        .args(["-t1", "--latency", "--timeout", "10s"])
+        .arg(format!("-c{connections}"))
+        .arg(format!("-d{seconds}s"));
+    command.arg("-H").arg(format!("Host: h{host}.example"));
+    if close {
+        command.args(["-H", "Connection: close"]);
+    }
+    let out = command.arg(url).output().context("run wrk; install it: apt-get install wrk")?;
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    let line = |name: &str| text.lines().find_map(|l| l.trim().strip_prefix(name)).map(str::trim);
+    let per_second =
+        line("Requests/sec:").and_then(|v| v.parse().ok()).with_context(|| format!("wrk said {text}"))?;
+    let p99 = line("99%").and_then(milliseconds).unwrap_or(f64::NAN);
+    let refused = line("Non-2xx or 3xx responses:").and_then(|v| v.parse::<u64>().ok()).unwrap_or(0);
+    let broken = line("Socket errors:").map_or(0, |errors| {
+        errors.split(|c: char| !c.is_ascii_digit()).filter_map(|n| n.parse::<u64>().ok()).sum()
+    });
+    Ok(Load { per_second, p99, lost: refused + broken })
+}
+
+/// `1.50ms`, `700.00us`, `1.20s`.
+fn milliseconds(text: &str) -> Option<f64> {
+    let at = text.find(|c: char| c.is_ascii_alphabetic())?;
+    let value: f64 = text[..at].parse().ok()?;
+    Some(match &text[at..] {
+        "us" => value / 1000.0,
+        "ms" => value,
+        "s" => value * 1000.0,
+        _ => return None,
+    })
+}
+
+fn ready(port: u16) -> anyhow::Result<()> {
+    let end = Instant::now() + Duration::from_secs(30);
+    while Instant::now() < end {
+        let url = format!("http://127.0.0.1:{port}/p0");
+        let got = Command::new("curl")
+            .args(["-s", "-o", "/dev/null", "-w", "%{http_code}", "-H", "Host: h0.example"])
+            .arg(url)
+            .output();
+        if got.context("run curl")?.stdout == b"200" {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    bail!("nothing answers on port {port}")
+}
+
+/// Measures both.
+pub fn measure(seconds: u64) -> anyhow::Result<Figures> {
+    let dir = tempfile::tempdir()?;
+    let made = rcgen::generate_simple_self_signed(["h0.example".to_owned()])?;
+    std::fs::write(dir.path().join("tls.crt"), made.cert.pem())?;
+    std::fs::write(dir.path().join("tls.key"), made.signing_key.serialize_pem())?;
+    let port = free()?;
+    let _backend = backend(dir.path(), port)?;
+    let mut figures = Figures::default();
+    let one = both(dir.path(), port, 1, |ours, peer, _| few(&mut figures, ours, peer, seconds))?;
+    let many = both(dir.path(), port, 1000, |ours, _, memory| {
+        figures.add("memory with 1,000 hosts x 10 paths", "MB", memory, Some("<= 30"));
+        wrk(&format!("http://127.0.0.1:{}/p7", ours.http), 777, 64, seconds, false)
+    })?;
+    figures.add(
+        "1,000 hosts x 10 paths, cost against one",
+        "%",
+        100.0 * (1.0 - many.per_second / one),
+        Some("< 3"),
+    );
+    changes(&mut figures, port)?;
+    Ok(figures)
+}
+
+/// Starts both with so many hosts.
+fn both<T>(
+    dir: &Path,
+    backend: u16,
+    hosts: usize,
+    work: impl FnOnce(Ports, Ports, f64) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    let (mine, theirs) = (Ports { http: free()?, https: free()? }, Ports { http: free()?, https: free()? });
+    let (running, _peer) = (ours(mine, backend, hosts, 0)?, peer(dir, theirs, backend, hosts)?);
+    ready(mine.http)?;
+    ready(theirs.http)?;
+    let memory = running.memory()?;
+    work(mine, theirs, memory)
+}
+
+/// Everything that is measured with one host; ours at 64 connections.
+fn few(figures: &mut Figures, ours: Ports, peer: Ports, seconds: u64) -> anyhow::Result<f64> {
+    let mut at_64 = f64::NAN;
+    for (name, tls) in [("HTTP/1.1", false), ("TLS", true)] {
+        let url = |ports: Ports| match tls {
+            true => format!("https://127.0.0.1:{}/p7", ports.https),
+            false => format!("http://127.0.0.1:{}/p7", ports.http),
+        };
+        for connections in [1, 64, 512] {
+            let theirs = wrk(&url(peer), 0, connections, seconds, false)?;
+            let mine = wrk(&url(ours), 0, connections, seconds, false)?;
+            if mine.lost > 0 {
+                bail!("{} requests were lost", mine.lost);
+            }
+            if connections == 64 && !tls {
+                at_64 = mine.per_second;
+            }
+            figures.add(
+                &format!("{name}, {connections} connections"),
+                "1/s",
+                mine.per_second,
+                Some(">= nginx"),
+            );
+            figures.beside("nginx", theirs.per_second);
+            figures.add(&format!("{name}, {connections} connections, p99"), "ms", mine.p99, Some("<= nginx"));
+            figures.beside("nginx", theirs.p99);
+        }
+        let theirs = wrk(&url(peer), 0, 16, seconds, true)?;
+        let mine = wrk(&url(ours), 0, 16, seconds, true)?;
+        let what = if tls { "TLS handshakes" } else { "new connections" };
+        figures.add(what, "1/s", mine.per_second, None);
+        figures.beside("nginx", theirs.per_second);
+    }
+    Ok(at_64)
+}
+
+/// Changes of routes while requests are under way.
+fn changes(figures: &mut Figures, backend: u16) -> anyhow::Result<()> {
+    let ports = Ports { http: free()?, https: free()? };
+    let _running = ours(ports, backend, 100, CHANGES)?;
+    ready(ports.http)?;
+    let load = wrk(&format!("http://127.0.0.1:{}/p7", ports.http), 7, 64, 8, false)?;
+    figures.add("requests lost in 10,000 route changes", "", load.lost as f64, Some("0"));
+    figures.add("requests meanwhile, 64 connections", "1/s", load.per_second, None);
+    Ok(())
+}

@@ -1,0 +1,576 @@
+//! One request and its answer over one HTTP/1.1 connection (RFC 9112), driven by the task that serves the client.
+//!
+//! A proxy's cost is what it does besides reading and writing. Here are no second task, no channel between tasks and no
+//! timer per request: both directions are polled in one place, and a connection's timer is set anew only when it rings.
+//! The body goes up while the answer comes down, so neither side can be made to wait for the other.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Method, Response, StatusCode};
+use http_body::{Body as _, Frame};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep};
+
+use super::chunked::{Chunked, Piece};
+use super::endpoint::Endpoint;
+use super::stream::Stream;
+use crate::body::{BodyError, Outgoing};
+
+/// Bytes of an answer's headers.
+const HEAD: usize = 128 << 10;
+/// Headers of an answer.
+const HEADERS: usize = 128;
+/// How much is read at once.
+const READ: usize = 8 << 10;
+/// Bodies up to this size are copied behind the head, to be written with it.
+const COPIED: usize = 8 << 10;
+
+/// A connection between two requests.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub stream: Stream,
+    read: BytesMut,
+    timer: Pin<Box<Sleep>>,
+    /// When it was last used.
+    pub since: Instant,
+    /// Requests that it has served.
+    pub served: u32,
+}
+
+impl Connection {
+    pub fn new(stream: Stream) -> Self {
+        let now = Instant::now();
+        let timer = Box::pin(tokio::time::sleep_until(now));
+        Self { stream, read: BytesMut::new(), timer, since: now, served: 0 }
+    }
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Fault {
+    /// Nothing was sent.
+    #[error("connect: {0}")]
+    Connect(#[source] io::Error),
+    /// Nothing was sent in time.
+    #[error("connect: no answer in time")]
+    ConnectTimeout,
+    /// The connection ended before an answer began.
+    #[error("the endpoint closed the connection without an answer")]
+    Closed,
+    /// The connection broke.
+    #[error("{0}")]
+    Io(#[source] io::Error),
+    /// The answer is none.
+    #[error("not a good answer: {0}")]
+    Bad(&'static str),
+    /// An answer over HTTP/2 is none.
+    #[error("{0}")]
+    Http2(#[from] hyper::Error),
+    /// The endpoint was silent.
+    #[error("no answer in time")]
+    Timeout,
+    /// The client was silent.
+    #[error("the client did not send its request in time")]
+    ClientSlow,
+    /// The client's body could not be had.
+    #[error("{0}")]
+    Client(#[source] BodyError),
+}
+
+/// How the request's body is framed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Framing {
+    Length,
+    Chunked,
+}
+
+/// A request under way on a connection.
+#[derive(Debug)]
+pub(crate) struct Exchange {
+    connection: Connection,
+    endpoint: Arc<Endpoint>,
+    /// To be written, in this order: `out`, `chunk`, `after`.
+    out: BytesMut,
+    chunk: Bytes,
+    after: &'static [u8],
+    body: Option<Outgoing>,
+    framing: Framing,
+    head_only: bool,
+    wait: Duration,
+    client_wait: Duration,
+    waits_for_client: bool,
+    heard: bool,
+    reusable: bool,
+}
+
+impl Exchange {
+    /// Starts a request; `head` holds the request line and the headers, without the empty line and without framing.
+    /// The times are how long the endpoint may be silent, and the client.
+    pub fn new(
+        connection: Connection,
+        endpoint: Arc<Endpoint>,
+        mut head: BytesMut,
+        method: &Method,
+        body: Outgoing,
+        (wait, client_wait): (Duration, Duration),
+    ) -> Self {
+        let mut framing = Framing::Length;
+        let length = body.size_hint().exact();
+        // A body of nothing is said for methods that are expected to have one.
+        let silent = length == Some(0) && !matches!(*method, Method::POST | Method::PUT | Method::PATCH);
+        match length {
+            _ if silent => {}
+            Some(length) => head.put_slice(format!("content-length: {length}\r\n").as_bytes()),
+            None => {
+                framing = Framing::Chunked;
+                head.put_slice(b"transfer-encoding: chunked\r\n");
+            }
+        }
+        head.put_slice(b"\r\n");
+        let mut connection = connection;
+        connection.since = Instant::now();
+        Self {
+            connection,
+            endpoint,
+            out: head,
+            chunk: Bytes::new(),
+            after: b"",
+            body: (length != Some(0)).then_some(body),
+            framing,
+            head_only: *method == Method::HEAD,
+            wait,
+            client_wait,
+            waits_for_client: false,
+            heard: false,
+            reusable: true,
+        }
+    }
+
+    /// Whether the connection had served before, so that its end may have nothing to do with this request.
+    pub fn reused(&self) -> bool {
+        self.connection.served > 0
+    }
+
+    /// Whether any byte of an answer has come.
+    pub fn heard(&self) -> bool {
+        self.heard
+    }
+
+    /// The answer's head; its body is read from what [`Exchange::into_body`] makes.
+    pub async fn head(&mut self) -> Result<(Response<()>, Length), Fault> {
+        std::future::poll_fn(|cx| self.poll_head(cx)).await
+    }
+
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<(Response<()>, Length), Fault>> {
+        if let Poll::Ready(Err(fault)) = self.poll_send(cx) {
+            match fault {
+                // An endpoint may answer, and close, before it has read all of a request.
+                Fault::Io(_) => self.give_up_sending(),
+                other => return Poll::Ready(Err(other)),
+            }
+        }
+        loop {
+            if !self.connection.read.is_empty()
+                && let Some(found) = self.parse()?
+            {
+                return Poll::Ready(Ok(found));
+            }
+            match self.poll_fill(cx)? {
+                Poll::Ready(0) if self.heard => {
+                    return Poll::Ready(Err(Fault::Bad("it ends in its headers")));
+                }
+                Poll::Ready(0) => return Poll::Ready(Err(Fault::Closed)),
+                Poll::Ready(_) => {}
+                Poll::Pending => return self.poll_timer(cx).map(Err),
+            }
+        }
+    }
+
+    fn give_up_sending(&mut self) {
+        self.body = None;
+        self.reusable = false;
+        self.out.clear();
+        self.chunk.clear();
+        self.after = b"";
+    }
+
+    /// Writes what there is to write, as far as it goes.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Fault>> {
+        loop {
+            // A small body leaves with the head.
+            if self.chunk.is_empty() && self.after.is_empty() && self.out.len() < COPIED {
+                self.next_frame(cx)?;
+            }
+            let left = self.out.len() + self.chunk.len() + self.after.len();
+            if left == 0 {
+                return match self.body {
+                    Some(_) => Poll::Pending,
+                    None => Poll::Ready(Ok(())),
+                };
+            }
+            let slices = [IoSlice::new(&self.out), IoSlice::new(&self.chunk), IoSlice::new(self.after)];
+            let stream = Pin::new(&mut self.connection.stream);
+            let written = match self.chunk.is_empty() && self.after.is_empty() {
+                true => ready!(stream.poll_write(cx, &self.out)),
+                false => ready!(stream.poll_write_vectored(cx, &slices)),
+            };
+            let written = written.map_err(Fault::Io)?;
+            if written == 0 {
+                return Poll::Ready(Err(Fault::Io(io::ErrorKind::WriteZero.into())));
+            }
+            self.connection.since = Instant::now();
+            self.wrote(written);
+            let left = self.out.len() + self.chunk.len() + self.after.len();
+            if left == 0 && matches!(self.connection.stream, Stream::Tls(_)) {
+                ready!(Pin::new(&mut self.connection.stream).poll_flush(cx)).map_err(Fault::Io)?;
+            }
+        }
+    }
+
+    fn wrote(&mut self, mut written: usize) {
+        let head = written.min(self.out.len());
+        self.out.advance(head);
+        written -= head;
+        let chunk = written.min(self.chunk.len());
+        self.chunk.advance(chunk);
+        written -= chunk;
+        self.after = &self.after[written.min(self.after.len())..];
+    }
+
+    /// Takes the next piece of the body, if there is one now.
+    fn next_frame(&mut self, cx: &mut Context<'_>) -> Result<(), Fault> {
+        let Some(body) = &mut self.body else { return Ok(()) };
+        let polled = Pin::new(body).poll_frame(cx);
+        self.waits_for_client = polled.is_pending();
+        match polled {
+            Poll::Pending => {}
+            Poll::Ready(None) => {
+                self.body = None;
+                if self.framing == Framing::Chunked {
+                    self.out.put_slice(b"0\r\n\r\n");
+                }
+            }
+            Poll::Ready(Some(Err(error))) => return Err(Fault::Client(error)),
+            Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                Ok(data) => self.data(data),
+                Err(frame) => {
+                    self.body = None;
+                    if let (Ok(trailers), Framing::Chunked) = (frame.into_trailers(), self.framing) {
+                        self.out.put_slice(b"0\r\n");
+                        fields(&mut self.out, &trailers);
+                        self.out.put_slice(b"\r\n");
+                    }
+                }
+            },
+        }
+        Ok(())
+    }
+
+    fn data(&mut self, data: Bytes) {
+        if data.is_empty() {
+            return;
+        }
+        let chunked = self.framing == Framing::Chunked;
+        if chunked {
+            self.out.put_slice(format!("{:x}\r\n", data.len()).as_bytes());
+        }
+        if data.len() <= COPIED {
+            self.out.put_slice(&data);
+            if chunked {
+                self.out.put_slice(b"\r\n");
+            }
+        } else {
+            self.chunk = data;
+            self.after = if chunked { b"\r\n" } else { b"" };
+        }
+    }
+
+    /// Reads more of the answer; how much.
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Result<Poll<usize>, Fault> {
+        let connection = &mut self.connection;
+        if connection.read.capacity() - connection.read.len() < 1024 {
+            connection.read.reserve(READ);
+        }
+        match tokio_util::io::poll_read_buf(Pin::new(&mut connection.stream), cx, &mut connection.read) {
+            Poll::Pending => Ok(Poll::Pending),
+            Poll::Ready(Ok(read)) => {
+                if read > 0 {
+                    self.heard = true;
+                    connection.since = Instant::now();
+                }
+                Ok(Poll::Ready(read))
+            }
+            // A reset is an end like another as long as nothing has come.
+            Poll::Ready(Err(_)) if !self.heard => Ok(Poll::Ready(0)),
+            Poll::Ready(Err(error)) => Err(Fault::Io(error)),
+        }
+    }
+
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<Fault> {
+        let client = self.waits_for_client && !self.heard;
+        let Connection { timer, since, .. } = &mut self.connection;
+        let end = *since + if client { self.client_wait } else { self.wait };
+        if timer.deadline() > end {
+            timer.as_mut().reset(end);
+        }
+        while timer.as_mut().poll(cx).is_ready() {
+            if Instant::now() >= end {
+                let fault = if client { Fault::ClientSlow } else { Fault::Timeout };
+                return Poll::Ready(fault);
+            }
+            timer.as_mut().reset(end);
+        }
+        Poll::Pending
+    }
+
+    /// The head, once it is whole.
+    fn parse(&mut self) -> Result<Option<(Response<()>, Length)>, Fault> {
+        loop {
+            let input = &self.connection.read;
+            let mut headers = [const { std::mem::MaybeUninit::uninit() }; HEADERS];
+            let mut answer = httparse::Response::new(&mut []);
+            let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(
+                &mut answer,
+                input,
+                &mut headers,
+            );
+            let read = match parsed {
+                Ok(httparse::Status::Complete(read)) => read,
+                Ok(httparse::Status::Partial) if input.len() < HEAD => return Ok(None),
+                Ok(httparse::Status::Partial) => return Err(Fault::Bad("its headers are too long")),
+                Err(httparse::Error::TooManyHeaders) => return Err(Fault::Bad("it has too many headers")),
+                Err(_) => return Err(Fault::Bad("it is no HTTP")),
+            };
+            let mut response = Response::new(());
+            let code = answer.code.and_then(|code| StatusCode::from_u16(code).ok());
+            *response.status_mut() = code.ok_or(Fault::Bad("its status is none"))?;
+            if answer.version == Some(0) {
+                self.reusable = false;
+            }
+            let map = response.headers_mut();
+            map.reserve(answer.headers.len() + 4);
+            for field in answer.headers.iter() {
+                let name = HeaderName::from_bytes(field.name.as_bytes());
+                let name = name.map_err(|_| Fault::Bad("a header's name"))?;
+                let value =
+                    HeaderValue::from_bytes(field.value).map_err(|_| Fault::Bad("a header's value"))?;
+                map.append(name, value);
+            }
+            self.connection.read.advance(read);
+            // Interim answers are for us alone: `Expect` is not passed on.
+            let status = response.status();
+            if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
+                continue;
+            }
+            let length = self.length(&response)?;
+            return Ok(Some((response, length)));
+        }
+    }
+
+    /// How the answer's body ends (RFC 9112, 6.3).
+    fn length(&mut self, response: &Response<()>) -> Result<Length, Fault> {
+        let (headers, status) = (response.headers(), response.status());
+        if closes(headers) {
+            self.reusable = false;
+        }
+        let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+        let length = match (lengths.next(), lengths.next()) {
+            (None, _) => None,
+            (Some(only), None) => {
+                let text = only.to_str().ok().filter(|t| t.bytes().all(|b| b.is_ascii_digit()));
+                let number = text.and_then(|text| text.parse::<u64>().ok());
+                Some(number.ok_or(Fault::Bad("its content-length is no number"))?)
+            }
+            (Some(_), Some(_)) => return Err(Fault::Bad("it has two content-lengths")),
+        };
+        if self.head_only || status.is_informational() || matches!(status.as_u16(), 204 | 304) {
+            return Ok(Length::Exact(0));
+        }
+        let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+        if let Some(coding) = codings.next() {
+            if length.is_some()
+                || codings.next().is_some()
+                || !coding.as_bytes().eq_ignore_ascii_case(b"chunked")
+            {
+                return Err(Fault::Bad("its framing is not one"));
+            }
+            return Ok(Length::Chunked(Chunked::new()));
+        }
+        if length.is_none() {
+            self.reusable = false;
+        }
+        Ok(length.map_or(Length::ToTheEnd, Length::Exact))
+    }
+
+    /// The answer's body.
+    pub fn into_body(self, length: Length) -> Answer {
+        let mut answer = Answer { exchange: Some(Box::new(self)), length };
+        if matches!(answer.length, Length::Exact(0)) {
+            answer.finish();
+        }
+        answer
+    }
+
+    /// The connection itself, after both sides have changed protocols; with what has been read already.
+    pub fn into_stream(self) -> (Stream, Bytes) {
+        (self.connection.stream, self.connection.read.freeze())
+    }
+
+    /// Keeps the connection for another request, if it can be.
+    fn keep(mut self) {
+        let sent =
+            self.body.is_none() && self.out.is_empty() && self.chunk.is_empty() && self.after.is_empty();
+        if self.reusable && sent && self.connection.read.is_empty() {
+            self.connection.served += 1;
+            self.connection.since = Instant::now();
+            self.endpoint.keep(self.connection);
+        }
+    }
+}
+
+/// Whether a message ends its connection.
+fn closes(headers: &HeaderMap) -> bool {
+    let listed = headers.get_all(header::CONNECTION).iter().filter_map(|v| v.to_str().ok());
+    listed.flat_map(|v| v.split(',')).any(|token| token.trim().eq_ignore_ascii_case("close"))
+}
+
+/// Headers as they are written.
+pub(crate) fn fields(out: &mut BytesMut, headers: &HeaderMap) {
+    for (name, value) in headers {
+        out.reserve(name.as_str().len() + value.len() + 4);
+        out.put_slice(name.as_str().as_bytes());
+        out.put_slice(b": ");
+        out.put_slice(value.as_bytes());
+        out.put_slice(b"\r\n");
+    }
+}
+
+/// How an answer's body ends.
+#[derive(Debug)]
+pub(crate) enum Length {
+    /// After so many more bytes.
+    Exact(u64),
+    /// As the chunks say.
+    Chunked(Chunked),
+    /// With the connection.
+    ToTheEnd,
+}
+
+/// An answer's body, and the rest of the exchange.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    exchange: Option<Box<Exchange>>,
+    length: Length,
+}
+
+impl Answer {
+    fn finish(&mut self) {
+        if let Some(exchange) = self.exchange.take() {
+            exchange.keep();
+        }
+    }
+
+    pub fn is_end(&self) -> bool {
+        self.exchange.is_none()
+    }
+
+    pub fn exact(&self) -> Option<u64> {
+        match self.length {
+            Length::Exact(left) => Some(left),
+            _ => None,
+        }
+    }
+
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
+        let Some(exchange) = &mut self.exchange else { return Poll::Ready(None) };
+        if let Poll::Ready(Err(fault)) = exchange.poll_send(cx) {
+            match fault {
+                Fault::Io(_) => exchange.give_up_sending(),
+                other => return Poll::Ready(Some(Err(other))),
+            }
+        }
+        loop {
+            let read = &mut exchange.connection.read;
+            let piece = match &mut self.length {
+                Length::Exact(0) => Piece::Done,
+                Length::Exact(_) | Length::ToTheEnd if read.is_empty() => Piece::More,
+                Length::Exact(left) => {
+                    let now = read.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
+                    *left -= now as u64;
+                    Piece::Data(read.split_to(now).freeze())
+                }
+                Length::ToTheEnd => Piece::Data(read.split().freeze()),
+                Length::Chunked(chunked) => match chunked.next(read) {
+                    Ok(piece) => piece,
+                    Err(why) => return Poll::Ready(Some(Err(Fault::Bad(why)))),
+                },
+            };
+            match piece {
+                Piece::Data(data) => {
+                    if matches!(self.length, Length::Exact(0)) {
+                        self.finish();
+                    }
+                    return Poll::Ready(Some(Ok(Frame::data(data))));
+                }
+                Piece::Trailers(map) => {
+                    self.finish();
+                    return Poll::Ready(Some(Ok(Frame::trailers(map))));
+                }
+                Piece::Done => {
+                    self.finish();
+                    return Poll::Ready(None);
+                }
+                Piece::More => {}
+            }
+            match exchange.poll_fill(cx) {
+                Err(fault) => return Poll::Ready(Some(Err(fault))),
+                Ok(Poll::Ready(0)) if matches!(self.length, Length::ToTheEnd) => {
+                    self.exchange = None;
+                    return Poll::Ready(None);
+                }
+                Ok(Poll::Ready(0)) => return Poll::Ready(Some(Err(Fault::Bad("it ends in its body")))),
+                Ok(Poll::Ready(_)) => {}
+                Ok(Poll::Pending) => return exchange.poll_timer(cx).map(|fault| Some(Err(fault))),
+            }
+        }
+    }
+}
+
+/// A stream that begins with bytes that were read already.
+#[derive(Debug)]
+pub(crate) struct Prefixed {
+    pub first: Bytes,
+    pub stream: Stream,
+}
+
+impl AsyncRead for Prefixed {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if !this.first.is_empty() {
+            let now = this.first.len().min(buf.remaining());
+            buf.put_slice(&this.first.split_to(now));
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut this.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Prefixed {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}
