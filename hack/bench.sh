@@ -21,4 +21,5 @@ trap 'for p in benchrun benchuser; do "$skiff" -p "$p" delete >/dev/null 2>&1 ||
 "$bench" pods
 "$bench" api
 "$bench" ingress
+"$bench" services
 hack/figures.py

@@ -8,7 +8,10 @@ mod cluster;
 mod etcd;
 mod figures;
 mod ingress;
+mod layout;
 mod pods;
+mod services;
+mod traffic;
 mod user;
 
 use std::path::PathBuf;
@@ -62,6 +65,12 @@ enum Command {
     /// The controller that `ingress` measures.
     #[command(hide = true)]
     IngressServe(ingress::Serve),
+    /// The service proxy, its rules and what they cost packets. Uses the current context and network namespaces.
+    Services {
+        /// How many Services.
+        #[arg(long, default_value_t = 10_000)]
+        count: u32,
+    },
 }
 
 fn main() -> anyhow::Result<()> {
@@ -78,6 +87,9 @@ fn main() -> anyhow::Result<()> {
         Command::IngressServe(serve) => {
             let one = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
             one.block_on(ingress::serve(serve))
+        }
+        Command::Services { count } => {
+            runtime.block_on(services::measure(count))?.report(&cli.out, "services")
         }
         Command::Api { seconds } => runtime.block_on(api::measure(seconds))?.report(&cli.out, "api"),
     }

@@ -34,6 +34,7 @@ mod podcontrol;
 mod podgc;
 mod pods;
 mod replicaset;
+mod servicecidr;
 mod statefulset;
 
 use std::net::IpAddr;
@@ -74,6 +75,7 @@ pub async fn run(client: Client, config: Config, stop: CancellationToken) {
     running.spawn(endpoints::run_endpoints(ctx.clone()));
     running.spawn(endpoints::run_mirroring(ctx.clone()));
     running.spawn(loadbalancer::run(ctx.clone()));
+    running.spawn(servicecidr::run(ctx.clone()));
     running.spawn(namespace::run(ctx.clone()));
     running.spawn(namespaced_defaults::run_service_accounts(ctx.clone()));
     running.spawn(namespaced_defaults::run_root_ca(ctx.clone()));

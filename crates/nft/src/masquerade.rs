@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 use crate::batch::Batch;
 use crate::error::Error;
-use crate::model::{Chain, ChainType, Family, Hook, Table, TableName};
+use crate::model::{Chain, ChainType, Family, Hook, Table, TableName, Value};
 use crate::rule::{Key, Op, Rule, Stmt};
 use crate::socket::Socket;
 
@@ -19,10 +19,21 @@ const SRCNAT: i32 = 100;
 /// Traffic from `inside` to addresses outside of `inside` and of `keep` is masqueraded: one table per family that
 /// `inside` has.
 pub fn tables(name: &str, inside: &[IpNet], keep: &[IpNet]) -> Vec<Table> {
-    [Family::Ip, Family::Ip6].into_iter().filter_map(|family| table(family, name, inside, keep)).collect()
+    all(name, inside, keep, None)
 }
 
-fn table(family: Family, name: &str, inside: &[IpNet], keep: &[IpNet]) -> Option<Table> {
+fn all(name: &str, inside: &[IpNet], keep: &[IpNet], bridge: Option<&str>) -> Vec<Table> {
+    let families = [Family::Ip, Family::Ip6].into_iter();
+    families.filter_map(|family| table(family, name, inside, keep, bridge)).collect()
+}
+
+fn table(
+    family: Family,
+    name: &str,
+    inside: &[IpNet],
+    keep: &[IpNet],
+    bridge: Option<&str>,
+) -> Option<Table> {
     let (src, dst) = match family {
         Family::Ip6 => (Key::Ip6Saddr, Key::Ip6Daddr),
         _ => (Key::IpSaddr, Key::IpDaddr),
@@ -42,6 +53,8 @@ fn table(family: Family, name: &str, inside: &[IpNet], keep: &[IpNet]) -> Option
         .map(|net| {
             let mut stmts = vec![Stmt::Match(src, Op::Prefix(net.network(), net.prefix_len()))];
             stmts.extend(stay.iter().cloned());
+            let beyond = bridge.map(|name| Stmt::Match(Key::Oifname, Op::Ne(Value::ifname(name))));
+            stmts.extend(beyond);
             stmts.extend([Stmt::Match(dst, multicast.clone()), Stmt::Masquerade]);
             Rule::new(stmts)
         })
@@ -61,6 +74,17 @@ fn table(family: Family, name: &str, inside: &[IpNet], keep: &[IpNet]) -> Option
 pub fn ensure(name: &str, inside: &[IpNet], keep: &[IpNet]) -> Result<(), Error> {
     let mut batch = Batch::new();
     tables(name, inside, keep).iter().for_each(|table| batch.replace_table(table));
+    batch.apply(&mut Socket::open()?)
+}
+
+/// The same for networks behind a bridge, whose own frames never count as leaving: where the kernel shows them to its
+/// firewall (`br_netfilter`), what a node sends to another node's Pods would lose its sender.
+///
+/// # Errors
+/// When the kernel refuses; then nothing has changed.
+pub fn ensure_beyond(name: &str, inside: &[IpNet], bridge: &str) -> Result<(), Error> {
+    let mut batch = Batch::new();
+    all(name, inside, &[], Some(bridge)).iter().for_each(|table| batch.replace_table(table));
     batch.apply(&mut Socket::open()?)
 }
 

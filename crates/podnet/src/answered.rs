@@ -7,15 +7,17 @@
 //! local routes that the kernel did not make itself are ours, and so are IPv6 addresses with no network around them.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::BorrowedFd;
 
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol};
 
+use crate::arp::Announcer;
 use crate::error::{Errors, Result, Teardown};
 use crate::message;
+use crate::names::INSIDE;
 use crate::netlink::Netlink;
 use crate::netns::within;
 use crate::peers::{address_of, own_link, routes};
@@ -28,6 +30,10 @@ pub struct AnsweredAddresses {
     /// The node's own addresses, one per family at most.
     node: Vec<IpAddr>,
     known: BTreeSet<IpAddr>,
+    /// Tells the neighbours of a new one.
+    voice: Option<Announcer>,
+    /// Told of once: a neighbour that has just learnt otherwise does not listen for a second.
+    fresh: Vec<Ipv4Addr>,
 }
 
 impl AnsweredAddresses {
@@ -44,10 +50,13 @@ impl AnsweredAddresses {
         known.extend(
             netlink.dump("list addresses", &question)?.iter().filter_map(|answer| ours6(answer, link)),
         );
-        Ok(Self { netlink, link, node: node.to_vec(), known })
+        let mac = netlink.link(INSIDE)?.and_then(|link| link.mac);
+        let voice = mac.map(|mac| within(node_netns, || Announcer::open(link, mac))).transpose()?;
+        Ok(Self { netlink, link, node: node.to_vec(), known, voice, fresh: Vec::new() })
     }
 
-    /// Answers for these addresses of the node's families and for no others. An address that the kernel refuses is tried
+    /// Answers for these addresses of the node's families and for no others, and tells
+    /// the neighbours of new ones in IPv4. An address that the kernel refuses is tried
     /// again at the next call. Blocking.
     ///
     /// # Errors
@@ -62,6 +71,7 @@ impl AnsweredAddresses {
             let removed = self.netlink.apply(&[message::no_answer_for(self.link, address)]);
             if removed.is_ok() {
                 self.known.remove(&address);
+                self.fresh.retain(|fresh| address != *fresh);
             }
             failures.step(removed);
         }
@@ -69,10 +79,38 @@ impl AnsweredAddresses {
             let made = self.netlink.apply(&[message::answer_for(self.link, address, source)]);
             if made.is_ok() {
                 self.known.insert(address);
+                self.fresh.extend(match address {
+                    IpAddr::V4(address) => Some(address),
+                    IpAddr::V6(_) => None,
+                });
             }
             failures.step(made);
         }
+        self.announce(&mut failures);
         failures.finish()
+    }
+
+    /// Whether [`Self::repeat`] has anything to tell.
+    pub fn has_fresh(&self) -> bool {
+        !self.fresh.is_empty()
+    }
+
+    /// Tells the neighbours once more, and for the last time, of what [`Self::sync`] brought; to be called more than a
+    /// second after it.
+    ///
+    /// # Errors
+    /// All that could not be told.
+    pub fn repeat(&mut self) -> Result<(), Errors> {
+        let mut failures = Teardown::default();
+        self.announce(&mut failures);
+        self.fresh.clear();
+        failures.finish()
+    }
+
+    fn announce(&self, failures: &mut Teardown) {
+        for address in &self.fresh {
+            failures.step(self.voice.as_ref().map_or(Ok(()), |voice| voice.announce(*address)));
+        }
     }
 }
 

@@ -208,7 +208,7 @@ impl HostNetwork {
             translated.extend(self.way_out6()?.map(|_| IpNet::V6(subnet)));
         }
         switch_forwarding_on(&self.run_dir)?;
-        nft::masquerade::ensure(&self.table(), &translated, &[])?;
+        nft::masquerade::ensure_beyond(&self.table(), &translated, &bridge(&self.profile))?;
         Ok(())
     }
 

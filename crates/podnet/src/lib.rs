@@ -15,6 +15,7 @@
 //! Specifications: rtnetlink(7), veth(4), Documentation/networking/ip-sysctl.rst of the kernel.
 
 mod answered;
+mod arp;
 pub mod cni;
 mod error;
 mod guard;

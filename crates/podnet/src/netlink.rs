@@ -37,6 +37,8 @@ pub(crate) struct Link {
     pub name: String,
     pub alias: String,
     pub mtu: u32,
+    /// Of Ethernet-like links.
+    pub mac: Option<[u8; 6]>,
     /// Index of the other end of a veth pair, in its namespace.
     pub peer: Option<u32>,
     /// Index of the bridge that it is a port of.
@@ -51,6 +53,7 @@ impl Link {
                 LinkAttribute::IfName(name) => link.name.clone_from(name),
                 LinkAttribute::IfAlias(alias) => link.alias.clone_from(alias),
                 LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+                LinkAttribute::Address(mac) => link.mac = mac.as_slice().try_into().ok(),
                 LinkAttribute::Link(peer) => link.peer = Some(*peer),
                 LinkAttribute::Controller(bridge) => link.bridge = Some(*bridge),
                 _ => {}

@@ -38,8 +38,10 @@ pub struct NodeNetwork {
 }
 
 /// Settings of a node. The routing switch comes first: it resets others to a router's defaults.
-const SETTINGS: [(&str, &str); 3] = [
+const SETTINGS: [(&str, &str); 4] = [
     ("ipv4/ip_forward", "1"),
+    // Node ports on the node's own loopback lead to Pods; the service rules keep others out of it.
+    ("ipv4/conf/all/route_localnet", "1"),
     // Pods' links refuse other senders than the Pod (strict reverse path); the node's own interface does not care.
     ("ipv4/conf/all/rp_filter", "0"),
     ("ipv4/conf/default/rp_filter", "1"),

@@ -1,6 +1,7 @@
 //! Real namespaces, links and traffic: a "host", a node on it and Pods on that, all made here and gone with the test.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
@@ -372,6 +373,34 @@ fn attaching_takes_milliseconds() {
     let detach = start.elapsed() / 100;
     println!("attach p50 {:?} p99 {:?}; detach mean {detach:?}", times[50], times[98]);
     assert!(times[50] < Duration::from_millis(25), "{:?}", times[50]);
+}
+
+/// An address that moves from one node to another is where it went to at once: neighbours need not ask again.
+#[test]
+fn a_moved_address_is_told_to_the_neighbours() {
+    let machine = Machine::new();
+    let address = "192.168.49.200";
+    let mut answered =
+        AnsweredAddresses::open(machine.node.as_fd(), &["192.168.49.2".parse().unwrap()]).unwrap();
+    let run = |netns: &OwnedFd, line: &str| {
+        let words: Vec<&str> = line.split(' ').collect();
+        let out = inside(netns, || std::process::Command::new("ip").args(&words).output().unwrap());
+        assert!(out.status.success(), "ip {line}: {}", String::from_utf8_lossy(&out.stderr));
+        String::from_utf8(out.stdout).unwrap()
+    };
+    let link = bridge("test");
+    let remembered = || run(&machine.host, &format!("neigh show {address} dev {link}"));
+    // The host remembers that another node has it.
+    run(&machine.host, &format!("neigh replace {address} lladdr 02:00:00:00:00:77 dev {link} nud reachable"));
+    let own = run(&machine.node, "-o link show eth0");
+    let own = own.split_once("link/ether ").unwrap().1.split(' ').next().unwrap().to_owned();
+    answered.sync(&BTreeSet::from([address.parse().unwrap()])).unwrap();
+    assert!(answered.has_fresh());
+    // One that learnt of the other node within the last second does not listen yet.
+    std::thread::sleep(Duration::from_millis(1200));
+    answered.repeat().unwrap();
+    wait_until("the host knows", || remembered().contains(&own));
+    assert!(!answered.has_fresh());
 }
 
 #[test]

@@ -2,194 +2,17 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::io::{ErrorKind, Read, Write};
+mod world;
+
+use std::collections::HashMap;
+use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use proxy::layout;
 use proxy::model::*;
-use proxy::sync::Kernel;
-use testkit::netns::Netns;
-
-/// A network namespace with clients inside.
-struct Ns(Netns);
-
-impl std::ops::Deref for Ns {
-    type Target = Netns;
-
-    fn deref(&self) -> &Netns {
-        &self.0
-    }
-}
-
-impl Ns {
-    fn new() -> Self {
-        Self(Netns::new())
-    }
-
-    fn tcp(&self, to: &str) -> Result<String, ErrorKind> {
-        let to: SocketAddr = to.parse().unwrap();
-        self.within(|| {
-            let mut stream =
-                TcpStream::connect_timeout(&to, Duration::from_millis(1500)).map_err(|e| e.kind())?;
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer).map_err(|e| e.kind())?;
-            Ok(answer)
-        })
-    }
-
-    fn udp_socket(&self, at: &str) -> UdpSocket {
-        let socket = self.within(|| UdpSocket::bind(at).unwrap());
-        socket.set_read_timeout(Some(Duration::from_millis(1500))).unwrap();
-        socket
-    }
-}
-
-fn ask(socket: &UdpSocket, to: &str) -> Result<String, ErrorKind> {
-    socket.connect(to).unwrap();
-    socket.send(b"?").map_err(|e| e.kind())?;
-    let mut buffer = [0; 200];
-    let len = socket.recv(&mut buffer).map_err(|e| e.kind())?;
-    Ok(String::from_utf8_lossy(&buffer[..len]).into_owned())
-}
-
-/// Client 192.168.49.1, node 192.168.49.2, Pods 10.244.0.11 to .13, routed as podnet does it; the same in fd00.
-struct World {
-    client: Ns,
-    node: Ns,
-    pods: Vec<Ns>,
-    kernel: Kernel,
-    socket: nft::Socket,
-    model: Model,
-    stop: Arc<AtomicBool>,
-}
-
-impl Drop for World {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-    }
-}
-
-fn view() -> NodeView {
-    NodeView {
-        name: "n1".into(),
-        zone: None,
-        addresses: vec!["192.168.49.2".parse().unwrap()],
-        pod_cidrs: vec!["10.244.0.0/16".parse().unwrap(), "fd00:244::/64".parse().unwrap()],
-        service_cidrs: vec!["10.96.0.0/12".parse().unwrap(), "fd00:96::/112".parse().unwrap()],
-    }
-}
-
-impl World {
-    fn new() -> Self {
-        let (client, node) = (Ns::new(), Ns::new());
-        node.sh(&format!(
-            "ip link add eth0 type veth peer name eth0 netns {}
-             ip addr add 192.168.49.2/24 dev eth0; ip link set eth0 up
-             echo 1 > /proc/sys/net/ipv4/ip_forward
-             echo 1 > /proc/sys/net/ipv6/conf/all/forwarding",
-            client.path()
-        ));
-        client.sh("ip addr add 192.168.49.1/24 dev eth0; ip link set eth0 up
-             ip route add 10.96.0.0/12 via 192.168.49.2; ip route add 1.2.3.4 via 192.168.49.2");
-        // Cluster addresses that nobody serves must be routed somewhere to meet the rules that refuse them.
-        node.sh("ip route add default via 192.168.49.1; ip -6 route add default dev eth0");
-        let stop = Arc::new(AtomicBool::new(false));
-        let pods = (1..=3).map(|i| Self::pod(&node, i, &stop)).collect();
-        let socket = node.within(|| nft::Socket::open().unwrap());
-        let kernel = Kernel::new(view());
-        let mut world = Self { client, node, pods, kernel, socket, model: Model::default(), stop };
-        world.kernel.sync(&mut world.socket, &world.model, &HashSet::new()).unwrap();
-        world
-    }
-
-    fn pod(node: &Ns, i: u8, stop: &Arc<AtomicBool>) -> Ns {
-        let pod = Ns::new();
-        node.sh(&format!(
-            "ip link add p{i} type veth peer name eth0 netns {}
-             ip link set p{i} up; ip addr add fe80::1/64 dev p{i} nodad
-             ip route add 10.244.0.1{i} dev p{i}; ip -6 route add fd00:244::1{i} dev p{i}",
-            pod.path()
-        ));
-        let mac = node.sh(&format!("cat /sys/class/net/p{i}/address 2>/dev/null || ip -o link show p{i} | sed 's/.*ether \\([^ ]*\\).*/\\1/'"));
-        let mac = mac.trim();
-        pod.sh(&format!(
-            "ip addr add 10.244.0.1{i}/32 dev eth0; ip -6 addr add fd00:244::1{i}/128 dev eth0 nodad
-             ip link set eth0 up
-             ip route add 169.254.1.1 dev eth0; ip neigh add 169.254.1.1 lladdr {mac} dev eth0 nud permanent
-             ip route add default via 169.254.1.1 dev eth0
-             ip -6 neigh add fe80::1 lladdr {mac} dev eth0 nud permanent
-             ip -6 route add default via fe80::1 dev eth0"
-        ));
-        let peer = pod.sh("ip -o link show eth0 | sed 's/.*ether \\([^ ]*\\).*/\\1/'");
-        node.sh(&format!(
-            "ip neigh add 10.244.0.1{i} lladdr {m} dev p{i} nud permanent
-             ip -6 neigh add fd00:244::1{i} lladdr {m} dev p{i} nud permanent",
-            m = peer.trim()
-        ));
-        serve(&pod, i, stop);
-        pod
-    }
-
-    /// Sets what the frontends of one owner do and commits it.
-    fn set(&mut self, owner: &str, targets: Vec<(Frontend, Target)>) {
-        let changed = self.model.set(&Owner::Service("default".into(), owner.into()), targets);
-        self.kernel.sync(&mut self.socket, &self.model, &changed).unwrap();
-    }
-}
-
-/// Answers on TCP and UDP 8080 with its own number and who asked.
-fn serve(pod: &Ns, i: u8, stop: &Arc<AtomicBool>) {
-    let (tcp, udp) =
-        pod.within(|| (TcpListener::bind("[::]:8080").unwrap(), UdpSocket::bind("[::]:8080").unwrap()));
-    tcp.set_nonblocking(true).unwrap();
-    udp.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
-    let (done, done2) = (stop.clone(), stop.clone());
-    let told = move |peer: SocketAddr| format!("{i} {}", peer.ip().to_canonical());
-    std::thread::spawn(move || {
-        while !done.load(Ordering::Relaxed) {
-            match tcp.accept() {
-                Ok((mut stream, peer)) => {
-                    let _ = stream.write_all(told(peer).as_bytes());
-                }
-                Err(_) => std::thread::sleep(Duration::from_millis(1)),
-            }
-        }
-    });
-    std::thread::spawn(move || {
-        let mut buffer = [0; 100];
-        while !done2.load(Ordering::Relaxed) {
-            if let Ok((_, peer)) = udp.recv_from(&mut buffer) {
-                let _ = udp.send_to(told(peer).as_bytes(), peer);
-            }
-        }
-    });
-}
-
-fn at(place: &str, port: u16) -> Frontend {
-    let place = if place == "node" { Place::Node(Ip::V4) } else { Place::Address(place.parse().unwrap()) };
-    Frontend { place, protocol: Protocol::Tcp, port }
-}
-
-fn udp(frontend: Frontend) -> Frontend {
-    Frontend { protocol: Protocol::Udp, ..frontend }
-}
-
-fn pods(which: &[u8]) -> Vec<SocketAddr> {
-    which.iter().map(|i| SocketAddr::from(([10, 244, 0, 10 + i], 8080))).collect()
-}
-
-fn forward(which: &[u8], masquerade: Masquerade) -> Forward {
-    Forward { endpoints: pods(which), masquerade, affinity: None, insiders: None }
-}
-
-fn target(forward: Forward) -> Target {
-    let hairpins = forward.endpoints.iter().map(SocketAddr::ip).collect();
-    Target { action: Action::Forward(forward), cluster_ip: true, hairpins, sources: vec![] }
-}
+use world::*;
 
 #[test]
 fn a_cluster_ip_answers_pods_the_node_the_host_and_the_pod_itself() {
@@ -218,10 +41,34 @@ fn a_node_port_answers_everywhere_and_local_policy_keeps_the_client() {
     assert_eq!(world.pods[1].tcp("192.168.49.2:30080").unwrap(), "1 192.168.49.2");
     assert_eq!(world.node.tcp("192.168.49.2:30080").unwrap(), "1 192.168.49.2");
     assert_eq!(world.client.tcp("192.168.49.2:30081").unwrap(), "1 192.168.49.1", "source kept");
+    for (port, by) in [(30080, "1"), (30081, "2")] {
+        let own = world.node.tcp(&format!("127.0.0.1:{port}")).unwrap();
+        assert_eq!(own[..1], *by, "on the node's loopback: {own}");
+    }
     assert_eq!(world.pods[2].tcp("192.168.49.2:30081").unwrap(), "2 10.244.0.13", "insiders go anywhere");
     assert_eq!(world.node.tcp("192.168.49.2:30081").unwrap(), "2 192.168.49.2");
     assert_eq!(world.client.tcp("1.2.3.4:80").unwrap(), "3 192.168.49.2", "an external address");
     assert_eq!(world.pods[0].tcp("1.2.3.4:80").unwrap(), "3 192.168.49.2");
+}
+
+/// The node's loopback is routed, so that its node ports lead to Pods, and still nobody else's.
+#[test]
+fn strangers_do_not_reach_the_nodes_loopback() {
+    let mut world = World::new();
+    world.client.sh("ip link set lo down; ip route flush table local
+        ip route add local 192.168.49.1 dev eth0 table local
+        ip route add 127.0.0.9 via 192.168.49.2; echo 1 > /proc/sys/net/ipv4/conf/all/route_localnet");
+    let listener = world.node.within(|| TcpListener::bind("127.0.0.9:9").unwrap());
+    let to = listener.local_addr().unwrap();
+    let tried = |world: &World| {
+        let connect = || TcpStream::connect_timeout(&to, Duration::from_millis(1500));
+        world.client.within(connect).map(drop).map_err(|e| e.kind())
+    };
+    assert_eq!(tried(&world), Err(ErrorKind::TimedOut));
+    world.node.sh("nft delete table ip skiff-proxy");
+    assert_eq!(tried(&world), Ok(()), "it is the rules that keep them out");
+    world.kernel.replace(&mut world.socket, &world.model).unwrap();
+    assert_eq!(tried(&world), Err(ErrorKind::TimedOut));
 }
 
 #[test]
@@ -287,24 +134,95 @@ fn a_dropped_frontend_is_silent() {
     assert_eq!(world.pods[0].tcp("10.96.0.7:80").unwrap_err(), ErrorKind::TimedOut);
 }
 
+/// 10,000 UDP flows each: every one of 2 to 100 endpoints has its share within two hundredths of all.
 #[test]
 fn every_endpoint_gets_its_share() {
     let mut world = World::new();
-    let front = at("10.96.0.7", 80);
-    world.set("web", vec![(front, target(forward(&[1, 2, 3], Masquerade::Outsiders)))]);
-    let mut counts: BTreeMap<String, u32> = BTreeMap::new();
-    let node = &world.node;
-    node.within(|| {
-        for _ in 0..900 {
-            let mut stream = TcpStream::connect("10.96.0.7:80").unwrap();
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer).unwrap();
-            *counts.entry(answer).or_default() += 1;
+    let servers: Vec<UdpSocket> = (0..100u16)
+        .map(|i| world.pods[0].udp_socket(&format!("10.244.0.11:{}", 20_000 + i)))
+        .inspect(|socket| socket.set_nonblocking(true).unwrap())
+        .collect();
+    for (n, count) in [2usize, 3, 7, 10, 33, 100].into_iter().enumerate() {
+        let address = format!("10.96.1.{n}");
+        let endpoints = servers[..count].iter().map(|s| s.local_addr().unwrap()).collect();
+        let forward = Forward { endpoints, ..forward(&[], Masquerade::Outsiders) };
+        world.set(&address, vec![(udp(at(&address, 53)), target(forward))]);
+        let mut shares = vec![0u32; count];
+        let collect = |shares: &mut Vec<u32>, all: u32| {
+            let end = Instant::now() + Duration::from_secs(10);
+            let mut buffer = [0; 8];
+            while shares.iter().sum::<u32>() < all {
+                assert!(
+                    Instant::now() < end,
+                    "{count} endpoints: {} of {all} came",
+                    shares.iter().sum::<u32>()
+                );
+                for (share, server) in shares.iter_mut().zip(&servers) {
+                    while server.recv(&mut buffer).is_ok() {
+                        *share += 1;
+                    }
+                }
+            }
+        };
+        world.pods[1].within(|| {
+            for sent in 1..=10_000u32 {
+                // A port of its own is a flow of its own.
+                let client = UdpSocket::bind(("10.244.0.12", 20_000 + sent as u16)).unwrap();
+                client.send_to(b"?", format!("{address}:53")).unwrap();
+                if sent % 100 == 0 {
+                    collect(&mut shares, sent);
+                }
+            }
+        });
+        for share in &shares {
+            let off = (f64::from(*share) / 10_000.0 - 1.0 / count as f64).abs();
+            assert!(off <= 0.02, "{count} endpoints: {shares:?}");
         }
+        assert!(shares.iter().all(|share| *share > 0), "{count} endpoints: {shares:?}");
+    }
+}
+
+/// The same for 10,000 TCP connections to three endpoints.
+#[test]
+fn tcp_connections_are_shared_alike() {
+    let mut world = World::new();
+    world.set(
+        "web",
+        vec![(at("10.96.0.7", 80), {
+            let endpoints = (0..3u16).map(|i| SocketAddr::from(([10, 244, 0, 11], 20_000 + i))).collect();
+            target(Forward { endpoints, ..forward(&[], Masquerade::Outsiders) })
+        })],
+    );
+    let counts: [AtomicU32; 3] = Default::default();
+    let listen = |i: u16| world.pods[0].within(|| TcpListener::bind(("10.244.0.11", 20_000 + i)).unwrap());
+    let listeners = [listen(0), listen(1), listen(2)];
+    std::thread::scope(|scope| {
+        for (listener, count) in listeners.iter().zip(&counts) {
+            listener.set_nonblocking(false).unwrap();
+            scope.spawn(move || {
+                // Ends at the one connection that says so.
+                for stream in listener.incoming() {
+                    let mut byte = [0];
+                    match std::io::Read::read(&mut stream.unwrap(), &mut byte) {
+                        Ok(1) => return,
+                        _ => count.fetch_add(1, Ordering::Relaxed),
+                    };
+                }
+            });
+        }
+        world.pods[1].within(|| {
+            for _ in 0..10_000 {
+                drop(TcpStream::connect("10.96.0.7:80").unwrap());
+            }
+            for i in 0..3u16 {
+                let mut last = TcpStream::connect(("10.244.0.11", 20_000 + i)).unwrap();
+                std::io::Write::write_all(&mut last, b"!").unwrap();
+            }
+        });
     });
-    // 300 each on average; five standard deviations are 71.
-    assert_eq!(counts.len(), 3);
-    assert!(counts.values().all(|n| (229..=371).contains(n)), "{counts:?}");
+    let counts = counts.map(AtomicU32::into_inner);
+    assert_eq!(counts.iter().sum::<u32>(), 10_000);
+    assert!(counts.iter().all(|n| (f64::from(*n) / 10_000.0 - 1.0 / 3.0).abs() <= 0.02), "{counts:?}");
 }
 
 #[test]
@@ -340,33 +258,6 @@ fn a_client_stays_with_its_endpoint_until_that_leaves() {
     assert_eq!(stays(&world, 0), rest[0]);
     world.set("web", sticky(&[1, 2, 3], 100));
     assert_eq!(stays(&world, 0), rest[0], "the old one is back, the client stays");
-}
-
-#[test]
-fn a_udp_client_with_a_fixed_port_follows_its_service() {
-    let mut world = World::new();
-    let (front, node_port) = (udp(at("10.96.0.10", 53)), udp(at("node", 30053)));
-    let both = |which: &[u8]| {
-        vec![
-            (front, target(forward(which, Masquerade::Outsiders))),
-            (node_port, target(forward(which, Masquerade::Always))),
-        ]
-    };
-    let client = world.pods[2].udp_socket("10.244.0.13:4000");
-    let outside = world.client.udp_socket("192.168.49.1:4000");
-    let other = world.client.udp_socket("192.168.49.1:4001");
-    // Without the Service the packet reaches the node's own closed port and leaves an entry behind.
-    assert_eq!(ask(&outside, "192.168.49.2:30053").unwrap_err(), ErrorKind::ConnectionRefused);
-    for (endpoint, stale) in [(1, 1), (2, 2), (1, 2)] {
-        world.set("dns", both(&[endpoint]));
-        let changed = [&front, &node_port];
-        let removed = proxy::stale_connections(changed, &world.kernel, &view().addresses, &mut world.socket);
-        assert_eq!(removed.unwrap(), stale);
-        let expected = endpoint.to_string();
-        assert_eq!(ask(&client, "10.96.0.10:53").unwrap()[..1], expected);
-        assert_eq!(ask(&outside, "192.168.49.2:30053").unwrap()[..1], expected);
-        assert_eq!(ask(&other, "192.168.49.2:9").unwrap_err(), ErrorKind::ConnectionRefused);
-    }
 }
 
 #[test]

@@ -24,6 +24,16 @@ impl Band {
         self.size
     }
 
+    /// Whether a slot is taken.
+    pub fn is_taken(&self, slot: u64) -> bool {
+        self.used.contains(&slot)
+    }
+
+    /// The slots that are taken, in no order.
+    pub fn taken(&self) -> impl Iterator<Item = u64> {
+        self.used.iter().copied()
+    }
+
     /// Takes one slot; false when it is taken or outside.
     pub fn take(&mut self, slot: u64) -> bool {
         slot < self.size && self.used.insert(slot)

@@ -18,7 +18,7 @@ use serde_json::Value;
 use tokio::sync::OnceCell;
 
 use crate::config::Config;
-use crate::kinds::value::{int, list, text};
+use crate::kinds::value::{int, list, name, text};
 use crate::objects::Objects;
 use crate::resource::GroupResource;
 use crate::status::Status;
@@ -84,6 +84,8 @@ impl Allocators {
     }
 
     async fn recover(&self, objects: &dyn Objects) -> Result<(), Status> {
+        let (cidrs, _) = objects.list(&GroupResource::new("networking.k8s.io", "servicecidrs"), None).await?;
+        cidrs.iter().for_each(|cidr| self.set_cidr(cidr));
         let (services, _) = objects.list(&GroupResource::new("", "services"), None).await?;
         let mut owners: HashMap<IpAddr, Arc<Value>> = HashMap::new();
         for service in services {
@@ -96,6 +98,20 @@ impl Allocators {
             }
         }
         record::repair(objects, &owners).await
+    }
+
+    /// Takes a ServiceCIDR in: addresses come from it while it is ready and stays.
+    pub fn set_cidr(&self, cidr: &Value) {
+        let conditions = list(&cidr["status"], "conditions");
+        let ready = conditions.iter().any(|c| text(c, "type") == "Ready" && text(c, "status") == "True");
+        let open = ready && cidr["metadata"]["deletionTimestamp"].is_null();
+        let nets = list(&cidr["spec"], "cidrs").iter().filter_map(|net| net.as_str()?.parse().ok());
+        self.addresses.lock().set(name(cidr), &nets.collect::<Vec<_>>(), open);
+    }
+
+    /// Forgets a ServiceCIDR that is gone.
+    pub fn remove_cidr(&self, cidr: &Value) {
+        self.addresses.lock().set(name(cidr), &[], false);
     }
 
     /// The address families of the cluster, the main one first.

@@ -64,6 +64,9 @@ impl Kinds {
         match (resource.group.as_str(), resource.resource.as_str()) {
             ("", "pods") => Arc::new(pod::Pods),
             ("", "services") => Arc::new(service::Services { allocators: self.allocators.clone() }),
+            ("networking.k8s.io", "servicecidrs") => {
+                Arc::new(network::ServiceCidrs { allocators: self.allocators.clone() })
+            }
             ("", "serviceaccounts") => Arc::new(config::ServiceAccounts { tokens }),
             ("", "persistentvolumeclaims") => Arc::new(storage::Claims),
             ("networking.k8s.io", "networkpolicies") => Arc::new(match self.policies {
@@ -111,7 +114,6 @@ fn plain(group: &str, plural: &str) -> Option<Rules> {
         ("discovery.k8s.io", "endpointslices") => network::ENDPOINT_SLICE,
         ("networking.k8s.io", "ingressclasses") => network::INGRESS_CLASS,
         ("networking.k8s.io", "ipaddresses") => network::IP_ADDRESS,
-        ("networking.k8s.io", "servicecidrs") => network::SERVICE_CIDR,
         ("node.k8s.io", "runtimeclasses") => cluster::RUNTIME_CLASS,
         ("policy", "poddisruptionbudgets") => scaling::DISRUPTION_BUDGET,
         ("scheduling.k8s.io", "priorityclasses") => cluster::PRIORITY_CLASS,

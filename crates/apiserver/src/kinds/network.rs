@@ -1,5 +1,8 @@
 //! Endpoints, EndpointSlice, NetworkPolicy, IngressClass, IPAddress, ServiceCIDR.
 
+use std::sync::Arc;
+
+use async_trait::async_trait;
 use serde_json::{Value, json};
 
 use super::checks;
@@ -7,8 +10,9 @@ use super::pod::container::port as port_or_name;
 use super::rules::Rules;
 use super::selector;
 use super::value::{child, default, elements, int, list, set, text, unset};
+use crate::alloc::Allocators;
 use crate::field::{FieldError, FieldErrors};
-use crate::strategy::NameRule;
+use crate::strategy::{Context, NameRule, Strategy};
 
 const PROTOCOLS: &[&str] = &["SCTP", "TCP", "UDP"];
 
@@ -337,8 +341,40 @@ pub const IP_ADDRESS: Rules = Rules {
     ..Rules::NONE
 };
 
-/// ServiceCIDRs.
-pub const SERVICE_CIDR: Rules = Rules {
+/// ServiceCIDRs, which the allocators follow.
+pub struct ServiceCidrs {
+    /// Addresses and ports.
+    pub allocators: Arc<Allocators>,
+}
+
+#[async_trait]
+impl Strategy for ServiceCidrs {
+    fn prepare_create(&self, cx: &Context, object: &mut Value) {
+        SERVICE_CIDR.prepare_create(cx, object);
+    }
+
+    fn validate(&self, cx: &Context, object: &Value) -> FieldErrors {
+        SERVICE_CIDR.validate(cx, object)
+    }
+
+    fn validate_update(&self, cx: &Context, new: &Value, old: &Value) -> FieldErrors {
+        SERVICE_CIDR.validate_update(cx, new, old)
+    }
+
+    async fn created(&self, _cx: &Context, object: &Value) {
+        self.allocators.set_cidr(object);
+    }
+
+    async fn updated(&self, _cx: &Context, new: &Value, _old: &Value) {
+        self.allocators.set_cidr(new);
+    }
+
+    async fn deleted(&self, _cx: &Context, object: &Value) {
+        self.allocators.remove_cidr(object);
+    }
+}
+
+const SERVICE_CIDR: Rules = Rules {
     validate: |object, errors| {
         let cidrs = list(&object["spec"], "cidrs");
         if cidrs.is_empty() {

@@ -5,6 +5,7 @@
 //! disagree. [`mirror`] turns hand-written Endpoints of selectorless Services into slices.
 
 mod classic;
+mod hints;
 mod mirror;
 mod packing;
 mod select;

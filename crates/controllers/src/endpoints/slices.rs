@@ -7,6 +7,7 @@ use client::{Change, ObjectKey, Outcome, Regarding, WorkQueue};
 use k8s_openapi::api::core::v1::{Node, ObjectReference, Pod, Service};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointSlice};
 
+use super::hints::{self, Mode};
 use super::packing::{Envelope, Wanted, Write, pack};
 use super::select::{Backend, families, select};
 use super::trigger::Triggers;
@@ -41,7 +42,12 @@ pub(crate) async fn run(ctx: Context) {
         ctx.feed(&informers.pods, &queue, move |change| services_of(&services, change)),
         ctx.feed(&informers.slices, &queue, |change| service_of(change.object(), MANAGER)),
         ctx.feed(&informers.nodes, &queue, move |change| {
-            let keys = if zone_moved(change) { all.list() } else { Vec::new() };
+            let balanced = |s: &Service| hints::mode(s) == Mode::Auto;
+            let keys = match (zone_moved(change), shares_moved(change)) {
+                (true, _) => all.list(),
+                (false, true) => all.filter(balanced),
+                (false, false) => Vec::new(),
+            };
             keys.into_iter().map(|s| ObjectKey::of(&*s)).collect::<Vec<_>>()
         }),
         ctx.work(COMPONENT, 4, &queue, |key| reconcile(&ctx, &expectations, &triggers, key)),
@@ -59,6 +65,16 @@ pub(super) fn service_of(slice: &EndpointSlice, manager: &str) -> Option<ObjectK
 fn zone_moved(change: &Change<Node>) -> bool {
     let zone = |node: &Node| meta::labels(&node.metadata).get(ZONE).cloned();
     matches!(change, Change::Applied { new, old: Some(old) } if zone(new) != zone(old))
+}
+
+/// The zones' shares of the cluster may be others.
+fn shares_moved(change: &Change<Node>) -> bool {
+    let alone = |node: &Node| hints::shares([node].into_iter());
+    !matches!(change, Change::Applied { new, old: Some(old) } if alone(new) == alone(old) && cpu(new) == cpu(old))
+}
+
+fn cpu(node: &Node) -> Option<&str> {
+    Some(node.status.as_ref()?.allocatable.as_ref()?.get("cpu")?.0.as_str())
 }
 
 /// What the slices of a Service should hold.
@@ -152,7 +168,9 @@ async fn reconcile(
         annotations: BTreeMap::new(),
     };
     let existing = slices_of(ctx, &key, MANAGER);
-    let writes = pack(&existing, wanted(&service, &backends, zones), &envelope);
+    let mut wanted = wanted(&service, &backends, zones);
+    write_hints(ctx, &service, &existing, &mut wanted);
+    let writes = pack(&existing, wanted, &envelope);
     let result = write(ctx, expectations, &key, writes).await;
     if let Err(error) = &result
         && !is_namespace_terminating(&error.source)
@@ -163,6 +181,23 @@ async fn reconcile(
         ctx.recorder.warning(COMPONENT, Regarding::of(&*service), "FailedToUpdateEndpointSlices", message);
     }
     result.map(|()| Outcome::Done)
+}
+
+/// Says for whom endpoints are meant; tells the Service's owner when zones begin or cease to be kept apart.
+fn write_hints(ctx: &Context, service: &Service, existing: &[EndpointSlice], wanted: &mut Wanted) {
+    let mode = hints::mode(service);
+    let nodes = || hints::shares(ctx.informers.nodes.list().iter().map(|n| &**n));
+    let result = hints::write(mode, wanted, nodes);
+    let now = wanted.values().flatten().any(|e| e.hints.is_some());
+    let (before, about) = (hints::are_in(existing), Regarding::of(service));
+    match result {
+        Ok(()) if mode == Mode::Auto && now && !before => {
+            let message = "Topology Aware Hints has been enabled".to_owned();
+            ctx.recorder.normal(COMPONENT, about, "TopologyAwareHintsEnabled", message);
+        }
+        Err(why) => ctx.recorder.warning(COMPONENT, about, "TopologyAwareHintsDisabled", why),
+        Ok(()) => {}
+    }
 }
 
 /// The slices of a Service that `manager` keeps.

@@ -16,7 +16,9 @@ mod parts;
 mod slots;
 
 use std::collections::{BTreeSet, HashMap};
+use std::net::{IpAddr, Ipv4Addr};
 
+use ipnet::IpNet;
 use nft::rule::{ct_state, ct_status, fib_type};
 use nft::{
     Assign, Chain, ChainType, Data, Element, Family, Hook, Key, Op, Reject, Rule, Set, SetFlags, Stmt, Table,
@@ -193,6 +195,24 @@ pub fn skeleton(ip: Ip, node: &NodeView) -> Table {
         .filter(|net| Ip::of(net.network()) == ip)
         .map(|net| Rule::new(vec![prefix(words.dst, net), jump("unanswered")]))
         .collect();
+    // A late packet of an ended connection would leave untranslated, and its receiver would reset the connection.
+    let invalid =
+        Rule::new(vec![Stmt::Match(Key::CtState, Op::Any(ct_state::INVALID)), Stmt::Verdict(Verdict::Drop)]);
+    let through = std::iter::once(invalid).chain(unanswered.clone()).collect();
+    let loopback = match ip {
+        Ip::V4 => Some(IpNet::new_assert(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), 8)),
+        Ip::V6 => None,
+    };
+    // Answers to the node itself come to its own address and are translated back only later.
+    let strangers = loopback.map(|net| {
+        let outside = Stmt::Match(Key::Iifname, Op::Ne(Value::ifname("lo")));
+        Rule::new(vec![outside, prefix(words.dst, &net), Stmt::Verdict(Verdict::Drop)])
+    });
+    // What the node asks of its loopback's node ports must come back to it.
+    let homeward = loopback.map(|net| {
+        let sent_on = Stmt::Match(Key::CtStatus, Op::Any(ct_status::DNAT));
+        Rule::new(vec![prefix(words.src, &net), sent_on, Stmt::Masquerade])
+    });
     let early = vec![
         Rule::new(vec![fresh.clone(), vmap(Scope::Address, Map::Sources)]),
         Rule::new(vec![fresh, jump("unserved")]),
@@ -233,11 +253,17 @@ pub fn skeleton(ip: Ip, node: &NodeView) -> Table {
                 Rule::new(vec![Stmt::Reject(Reject::PortUnreachable)]),
             ],
         ),
-        base("early-in", ChainType::Filter, Hook::Prerouting, -110, early.clone()),
+        base(
+            "early-in",
+            ChainType::Filter,
+            Hook::Prerouting,
+            -110,
+            strangers.into_iter().chain(early.clone()).collect(),
+        ),
         base("early-out", ChainType::Filter, Hook::Output, -110, early),
         base("nat-in", ChainType::Nat, Hook::Prerouting, -100, vec![Rule::new(vec![jump("services")])]),
         base("nat-out", ChainType::Nat, Hook::Output, -100, vec![Rule::new(vec![jump("services")])]),
-        base("late-through", ChainType::Filter, Hook::Forward, 0, unanswered.clone()),
+        base("late-through", ChainType::Filter, Hook::Forward, 0, through),
         base("late-out", ChainType::Filter, Hook::Output, 0, unanswered),
         base(
             "postrouting",
@@ -255,7 +281,10 @@ pub fn skeleton(ip: Ip, node: &NodeView) -> Table {
                     Stmt::InSet(vec![words.src, words.dst], hairpin_name(ip).into()),
                     Stmt::Masquerade,
                 ]),
-            ],
+            ]
+            .into_iter()
+            .chain(homeward)
+            .collect(),
         ),
     ];
     table

@@ -161,6 +161,9 @@ pub async fn follow_peers(client: Client, own: String, netns: Arc<OwnedFd>) -> a
     }
 }
 
+/// When neighbours are told once more of a new address: Linux ignores news for a second after the last.
+const ONCE_MORE: std::time::Duration = std::time::Duration::from_millis(1500);
+
 /// Keeps the node answering for the addresses of load balancers that the proxy names, from when its rules are `synced`;
 /// ends with the proxy.
 ///
@@ -181,6 +184,21 @@ pub async fn answer_for(
         (answered, outcome) = aside(answered, move |answered| answered.sync(&now)).await?;
         if let Err(error) = outcome {
             tracing::warn!("addresses of load balancers: {error}");
+        }
+        if answered.has_fresh() {
+            match tokio::time::timeout(ONCE_MORE, wanted.changed()).await {
+                Ok(changed) => {
+                    changed.context("the service proxy ended")?;
+                    continue;
+                }
+                Err(_) => {
+                    let outcome;
+                    (answered, outcome) = aside(answered, podnet::AnsweredAddresses::repeat).await?;
+                    if let Err(error) = outcome {
+                        tracing::warn!("telling of addresses of load balancers: {error}");
+                    }
+                }
+            }
         }
         wanted.changed().await.context("the service proxy ended")?;
     }

@@ -205,7 +205,8 @@ fn traffic(spec: &Value, errors: &mut FieldErrors) {
             why,
         ));
     }
-    errors.optional_one_of(spec, "spec", "trafficDistribution", &["PreferClose"]);
+    let distributions = ["PreferClose", "PreferSameNode", "PreferSameZone"];
+    errors.optional_one_of(spec, "spec", "trafficDistribution", &distributions);
 }
 
 /// What may not change.
