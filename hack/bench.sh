@@ -15,6 +15,7 @@ config=$(mktemp -d)
 export KUBECONFIG=$config/config
 trap 'for p in benchrun benchuser; do "$skiff" -p "$p" delete >/dev/null 2>&1 || true; done; rm -rf "$config"' EXIT
 
+"$bench" dns "$skiff"
 "$bench" start "$skiff"
 "$bench" user "$skiff" "$images"
 "$skiff" -p benchrun start

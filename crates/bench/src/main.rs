@@ -5,6 +5,7 @@
 
 mod api;
 mod cluster;
+mod dns;
 mod etcd;
 mod figures;
 mod ingress;
@@ -50,6 +51,23 @@ enum Command {
     },
     /// From the API write to a running Pod with its address, and 100 Pods answering HTTP. Uses the current context.
     Pods,
+    /// Cluster DNS with 10,000 Services, beside unbound, asked by dnsperf. Needs no cluster.
+    Dns {
+        /// The skiff binary.
+        skiff: PathBuf,
+        /// Seconds of each run.
+        #[arg(long, default_value_t = 5)]
+        seconds: u64,
+    },
+    /// What `dns` does in a network namespace of its own.
+    #[command(hide = true)]
+    DnsInside {
+        /// The skiff binary.
+        skiff: PathBuf,
+        /// Seconds of each run.
+        #[arg(long)]
+        seconds: u64,
+    },
     /// Creates and watches through the API server, and puts on etcd alone. Uses the current context.
     Api {
         /// Seconds to create for.
@@ -90,6 +108,10 @@ fn main() -> anyhow::Result<()> {
         }
         Command::Services { count } => {
             runtime.block_on(services::measure(count))?.report(&cli.out, "services")
+        }
+        Command::Dns { skiff, seconds } => dns::isolated(&cli.out, &skiff, seconds),
+        Command::DnsInside { skiff, seconds } => {
+            runtime.block_on(dns::measure(&skiff, seconds))?.report(&cli.out, "dns")
         }
         Command::Api { seconds } => runtime.block_on(api::measure(seconds))?.report(&cli.out, "api"),
     }

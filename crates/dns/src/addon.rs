@@ -98,8 +98,11 @@ pub fn corefile(domain: &str, host: Option<IpAddr>, resolv_conf: &Path) -> Strin
     format!(
         ".:53 {{
     errors
-    health
+    health {{
+        lameduck 5s
+    }}
     ready
+    autopath @kubernetes
     kubernetes {domain} in-addr.arpa ip6.arpa {{
         pods insecure
         fallthrough in-addr.arpa ip6.arpa
@@ -139,7 +142,8 @@ fn deployment(config: &AddonConfig) -> Value {
             "labels": {"k8s-app": "kube-dns", "kubernetes.io/name": "CoreDNS"}},
         "spec": {
             "replicas": config.replicas,
-            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1}},
+            // Even a single Pod goes only once its successor answers.
+            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
             "selector": {"matchLabels": labels},
             "template": {
                 "metadata": {"labels": labels},

@@ -1,22 +1,21 @@
-//! One question -> records or a code. Pure; the table of codes is CoreDNS's.
+//! One question -> records or a verdict. Pure; the table of codes is CoreDNS's.
 
 use std::net::IpAddr;
 
-use hickory_proto::rr::rdata::{NS, PTR, SOA, TXT};
-use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
-
-use crate::zone::{Records, Subtree, Zone, address, labels};
+use crate::name::Qname;
+use crate::wire::{IN, Owner, Response, Section, kind};
+use crate::zone::{Endpoint, Found, Kind, Pods, Port, Zone, dashed, undashed};
 
 /// Version of the specification that the zone follows.
 pub const SCHEMA_VERSION: &str = "1.1.0";
 
-/// What the cluster's zone says to a question.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Answer {
-    /// Records, and further ones the client will want next.
-    Records(Vec<Record>, Vec<Record>),
-    /// The name is an alias of a name outside of the cluster's zone; the client wants its records too.
-    Alias(Box<(Record, Name)>),
+/// What is to be told about a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// The records that have been written.
+    Found,
+    /// The name is an alias of this one, whose records the client wants too. The alias itself has been written.
+    Alias(Box<Qname>),
     /// The name exists, but not with this type.
     NoData,
     /// There is no such name.
@@ -29,193 +28,349 @@ pub enum Answer {
     Unknown,
     /// The name is somebody else's.
     NotOurs,
+    /// This code, with the records that have been written.
+    Told(u16),
 }
 
-/// Answers a question from the cluster's names. Owner names of the answer are spelled as in the question.
-pub fn answer(zone: &Zone, name: &Name, class: DNSClass, kind: RecordType) -> Answer {
-    let Some(labels) = labels(name) else { return Answer::NotOurs };
-    let origin = zone.origin_labels();
-    let inside = labels.len() >= origin.len() && labels[labels.len() - origin.len()..] == *origin;
-    if !inside {
-        return match name.parse_arpa_name().ok().filter(|_| class == DNSClass::IN) {
-            Some(net) => reverse(zone, name, kind, net.addr(), net.prefix_len() == net.max_prefix_len()),
-            None => Answer::NotOurs,
+/// Answers a question from the cluster's names: writes the records and says what they are.
+pub fn answer(zone: &Zone, name: &Qname, class: u16, kind: u16, out: &mut Response) -> Verdict {
+    let Some(inner) = zone.origin().above(name) else {
+        return match name.reversed().filter(|_| class == IN) {
+            Some(addr) => reverse(zone, kind, addr, out),
+            None => Verdict::NotOurs,
         };
-    }
-    if class != DNSClass::IN || matches!(kind, RecordType::AXFR | RecordType::IXFR) {
-        return Answer::Refused;
+    };
+    if class != IN || matches!(kind, kind::AXFR | kind::IXFR) {
+        return Verdict::Refused;
     }
     if !zone.synced() {
-        return Answer::NotSynced;
+        return Verdict::NotSynced;
     }
-    let inner: Vec<&str> = labels[..labels.len() - origin.len()].iter().map(String::as_str).collect();
-    let question = Question { zone, name, kind };
-    match inner[..] {
-        [] => question.apex(),
-        ["dns-version"] => question.pick(&Records {
-            data: vec![RData::TXT(TXT::new(vec![SCHEMA_VERSION.to_owned()]))],
-            additional: Vec::new(),
-        }),
-        ["ns", "dns"] => question.pick(&Records { data: server_addresses(zone), additional: Vec::new() }),
-        ["dns"] | ["svc"] | ["pod"] => Answer::NoData,
-        [namespace, "svc" | "pod"] => {
-            if zone.has_namespace(namespace) {
-                Answer::NoData
-            } else {
-                Answer::NoName
-            }
+    let before = out.len();
+    let mut asked = Asked { zone, kind, out, before };
+    let label = |from_right: usize| inner.checked_sub(from_right).map(|i| name.text(i)).unwrap_or_default();
+    match (inner, label(1)) {
+        (0, _) => asked.apex(),
+        (1, "dns-version") => {
+            let text = |out: &mut Vec<u8>| {
+                out.push(SCHEMA_VERSION.len() as u8);
+                out.extend_from_slice(SCHEMA_VERSION.as_bytes());
+            };
+            asked.one(kind::TXT, text)
         }
-        [ref host @ .., namespace, "pod"] => question.pod(host, namespace),
-        [ref rest @ .., service, namespace, "svc"] => question.service(rest, service, namespace),
-        _ => Answer::NoName,
+        (1, "dns" | "svc" | "pod") => Verdict::NoData,
+        (2, "dns") if label(2) == "ns" => asked.server_addresses(),
+        (2, "svc") if zone.has_namespace(label(2)) => Verdict::NoData,
+        (2, "pod") if zone.options().pods != Pods::Disabled && zone.has_namespace(label(2)) => {
+            Verdict::NoData
+        }
+        (3, "pod") => asked.pod(label(3), label(2)),
+        (3..=5, "svc") => asked.service(name, inner - 3, label(3), label(2)),
+        _ => Verdict::NoName,
     }
 }
 
 /// The start of authority, which carries the life of negative answers.
-pub fn authority(zone: &Zone) -> Record {
-    let origin = zone.origin();
-    let named = |label: &str| origin.prepend_label(label.as_bytes()).unwrap_or_else(|_| origin.clone());
-    let soa = SOA::new(server_name(zone), named("hostmaster"), zone.serial(), 7200, 1800, 86400, zone.ttl());
-    Record::from_rdata(origin.clone(), zone.ttl(), RData::SOA(soa))
+pub fn authority(zone: &Zone, section: Section, owner: Owner<'_>, out: &mut Response) {
+    let (ttl, serial) = (zone.ttl(), zone.serial());
+    out.add(section, owner, kind::SOA, ttl, |data| {
+        named(zone, &["ns", "dns"], data);
+        named(zone, &["hostmaster"], data);
+        for number in [serial, 7200, 1800, 86400, ttl] {
+            data.extend_from_slice(&number.to_be_bytes());
+        }
+    });
 }
 
-fn server_name(zone: &Zone) -> Name {
-    let named = zone.origin().prepend_label("dns").and_then(|n| n.prepend_label("ns"));
-    named.unwrap_or_else(|_| zone.origin().clone())
+/// A name below the zone's.
+fn named(zone: &Zone, labels: &[&str], data: &mut Vec<u8>) {
+    for label in labels {
+        data.push(label.len() as u8);
+        data.extend_from_slice(label.as_bytes());
+    }
+    data.extend_from_slice(zone.origin().wire());
+}
+
+fn endpoint_name(zone: &Zone, endpoint: &Endpoint, service: &str, namespace: &str, data: &mut Vec<u8>) {
+    match &endpoint.host {
+        Some(host) => named(zone, &[host, service, namespace, "svc"], data),
+        None => named(zone, &[&dashed(endpoint.addr), service, namespace, "svc"], data),
+    }
+}
+
+fn is_host(endpoint: &Endpoint, label: &str, addr: Option<IpAddr>) -> bool {
+    match &endpoint.host {
+        Some(host) => **host == *label,
+        None => Some(endpoint.addr) == addr,
+    }
+}
+
+fn is_kind(addr: IpAddr, kind: u16) -> bool {
+    kind == if addr.is_ipv4() { kind::A } else { kind::AAAA }
+}
+
+fn reverse(zone: &Zone, kind: u16, addr: IpAddr, out: &mut Response) -> Verdict {
+    let mut any = false;
+    for (namespace, name, found) in zone.owners(&addr) {
+        any = true;
+        if kind != kind::PTR {
+            continue;
+        }
+        let ttl = zone.ttl();
+        let own = matches!(&found.service.kind, Kind::Addresses(own) if own.contains(&addr));
+        if own {
+            let data = |data: &mut Vec<u8>| named(zone, &[name, namespace, "svc"], data);
+            out.add(Section::Answer, Owner::Asked, kind, ttl, data);
+        }
+        for endpoint in found.endpoints.iter().filter(|endpoint| endpoint.addr == addr) {
+            let data = |data: &mut Vec<u8>| endpoint_name(zone, endpoint, name, namespace, data);
+            out.add(Section::Answer, Owner::Asked, kind, ttl, data);
+        }
+    }
+    match (any, kind) {
+        // An address that may be the cluster's is nobody else's before everything is known.
+        (false, _) if !zone.synced() => Verdict::NotSynced,
+        (false, _) => Verdict::NotOurs,
+        (true, kind::PTR) => Verdict::Found,
+        (true, _) => Verdict::NoData,
+    }
+}
+
+/// The weights of a record set add up to about 100, as CoreDNS has it.
+fn weight(records: usize) -> u16 {
+    (100 / records.clamp(1, 100)) as u16
+}
+
+struct Asked<'a> {
+    zone: &'a Zone,
+    kind: u16,
+    out: &'a mut Response,
+    /// Records that were there.
+    before: usize,
+}
+
+impl Asked<'_> {
+    fn verdict(&self) -> Verdict {
+        if self.out.len() > self.before { Verdict::Found } else { Verdict::NoData }
+    }
+
+    fn one(&mut self, kind: u16, data: impl FnOnce(&mut Vec<u8>)) -> Verdict {
+        if self.kind == kind {
+            self.out.add(Section::Answer, Owner::Asked, kind, self.zone.ttl(), data);
+        }
+        self.verdict()
+    }
+
+    fn addresses(&mut self, all: impl IntoIterator<Item = IpAddr>) {
+        let ttl = self.zone.ttl();
+        for addr in all.into_iter().filter(|addr| is_kind(*addr, self.kind)) {
+            self.out.address(Section::Answer, Owner::Asked, ttl, addr);
+        }
+    }
+
+    fn apex(&mut self) -> Verdict {
+        match self.kind {
+            kind::SOA => authority(self.zone, Section::Answer, Owner::Asked, self.out),
+            kind::NS => {
+                let zone = self.zone;
+                self.one(kind::NS, |data| named(zone, &["ns", "dns"], data));
+                let mut owner = Vec::new();
+                named(zone, &["ns", "dns"], &mut owner);
+                for addr in own_addresses(zone) {
+                    self.out.address(Section::Additional, Owner::Named(&owner), zone.ttl(), *addr);
+                }
+            }
+            _ => {}
+        }
+        self.verdict()
+    }
+
+    fn server_addresses(&mut self) -> Verdict {
+        self.addresses(own_addresses(self.zone).iter().copied());
+        self.verdict()
+    }
+
+    /// `a-b-c-d.NS.pod`: the address is in the name.
+    fn pod(&mut self, label: &str, namespace: &str) -> Verdict {
+        let Some(addr) = undashed(label) else { return Verdict::NoName };
+        let there = match self.zone.options().pods {
+            Pods::Disabled => false,
+            Pods::Insecure => self.zone.has_namespace(namespace),
+            Pods::Verified => {
+                self.zone.has_namespace(namespace) && self.zone.namespace_of(&addr) == Some(namespace)
+            }
+        };
+        if !there {
+            return Verdict::NoName;
+        }
+        self.addresses([addr]);
+        self.verdict()
+    }
+
+    /// `rest` labels stand before the Service's.
+    fn service(&mut self, name: &Qname, rest: usize, service: &str, namespace: &str) -> Verdict {
+        let Some(found) = self.zone.service(namespace, service) else { return Verdict::NoName };
+        match (&found.service.kind, rest) {
+            (Kind::Alias(target), 0) => self.alias(target),
+            (Kind::Alias(_), _) => Verdict::NoName,
+            (Kind::Addresses(own), 0) => {
+                self.addresses(own.iter().copied());
+                if self.kind == kind::SRV {
+                    let all = weight(found.service.ports.len());
+                    self.own_ports(own, service, namespace, found.service.ports.iter(), all);
+                }
+                self.verdict()
+            }
+            (Kind::Headless, 0) if found.endpoints.is_empty() => Verdict::NoName,
+            (Kind::Headless, 0) => {
+                self.endpoint_addresses(found.endpoints.iter());
+                if self.kind == kind::SRV {
+                    self.endpoint_ports(found, service, namespace, |_, _| true);
+                }
+                self.verdict()
+            }
+            (_, 1) => self.host(name.text(0), found, service, namespace),
+            (kind, _) => {
+                let stripped = name.text(0).strip_prefix('_').zip(name.text(1).strip_prefix('_'));
+                let Some((port, protocol)) = stripped.filter(|(port, _)| !port.is_empty()) else {
+                    return Verdict::NoName;
+                };
+                let wanted = |p: &Port| *p.name == *port && p.protocol.label() == protocol;
+                match kind {
+                    Kind::Addresses(own) => self.named_port(own, found, service, namespace, wanted),
+                    _ => self.named_endpoint_port(found, service, namespace, wanted),
+                }
+            }
+        }
+    }
+
+    fn named_port(
+        &mut self,
+        own: &[IpAddr],
+        found: Found<'_>,
+        service: &str,
+        namespace: &str,
+        wanted: impl Fn(&Port) -> bool,
+    ) -> Verdict {
+        let mut ports = found.service.ports.iter().filter(|port| wanted(port)).peekable();
+        if ports.peek().is_none() {
+            return Verdict::NoName;
+        }
+        self.addresses(own.iter().copied());
+        if self.kind == kind::SRV {
+            self.own_ports(own, service, namespace, ports, weight(1));
+        }
+        self.verdict()
+    }
+
+    fn named_endpoint_port(
+        &mut self,
+        found: Found<'_>,
+        service: &str,
+        namespace: &str,
+        wanted: impl Fn(&Port) -> bool,
+    ) -> Verdict {
+        let serves = |endpoint: &&Endpoint| endpoint.ports.iter().any(&wanted);
+        if !found.endpoints.iter().any(|endpoint| serves(&endpoint)) {
+            return Verdict::NoName;
+        }
+        self.endpoint_addresses(found.endpoints.iter().filter(serves));
+        if self.kind == kind::SRV {
+            self.endpoint_ports(found, service, namespace, |_, port| wanted(port));
+        }
+        self.verdict()
+    }
+
+    fn host(&mut self, label: &str, found: Found<'_>, service: &str, namespace: &str) -> Verdict {
+        let addr = undashed(label);
+        let mut hosts = found.endpoints.iter().filter(|e| is_host(e, label, addr)).peekable();
+        if hosts.peek().is_none() {
+            return Verdict::NoName;
+        }
+        self.addresses(hosts.map(|endpoint| endpoint.addr));
+        if self.kind == kind::SRV {
+            self.endpoint_ports(found, service, namespace, |endpoint, _| is_host(endpoint, label, addr));
+        }
+        self.verdict()
+    }
+
+    /// The addresses of endpoints, each once: one Pod may be there under several host names.
+    fn endpoint_addresses<'a>(&mut self, endpoints: impl Iterator<Item = &'a Endpoint>) {
+        let all: Vec<IpAddr> = endpoints.map(|e| e.addr).filter(|addr| is_kind(*addr, self.kind)).collect();
+        let mut seen = std::collections::HashSet::with_capacity(all.len());
+        self.addresses(all.into_iter().filter(|addr| seen.insert(*addr)));
+    }
+
+    fn own_ports<'p>(
+        &mut self,
+        own: &[IpAddr],
+        service: &str,
+        namespace: &str,
+        ports: impl Iterator<Item = &'p Port>,
+        weight: u16,
+    ) {
+        let (zone, ttl) = (self.zone, self.zone.ttl());
+        let mut target = Vec::with_capacity(64);
+        named(zone, &[service, namespace, "svc"], &mut target);
+        for port in ports {
+            self.srv(weight, port.number, &target);
+        }
+        for addr in own {
+            self.out.address(Section::Additional, Owner::Named(&target), ttl, *addr);
+        }
+    }
+
+    fn endpoint_ports(
+        &mut self,
+        found: Found<'_>,
+        service: &str,
+        namespace: &str,
+        wanted: impl Fn(&Endpoint, &Port) -> bool,
+    ) {
+        let (zone, ttl) = (self.zone, self.zone.ttl());
+        let ports = |endpoint: &Endpoint| endpoint.ports.iter().filter(|port| wanted(endpoint, port)).count();
+        let weight = weight(found.endpoints.iter().map(&ports).sum());
+        let mut target = Vec::with_capacity(64);
+        for endpoint in found.endpoints {
+            target.clear();
+            endpoint_name(zone, endpoint, service, namespace, &mut target);
+            for port in endpoint.ports.iter().filter(|port| wanted(endpoint, port)) {
+                self.srv(weight, port.number, &target);
+            }
+        }
+        for endpoint in found.endpoints.iter().filter(|endpoint| ports(endpoint) > 0) {
+            target.clear();
+            endpoint_name(zone, endpoint, service, namespace, &mut target);
+            self.out.address(Section::Additional, Owner::Named(&target), ttl, endpoint.addr);
+        }
+    }
+
+    fn srv(&mut self, weight: u16, port: u16, target: &[u8]) {
+        self.out.add(Section::Answer, Owner::Asked, kind::SRV, self.zone.ttl(), |data| {
+            data.extend_from_slice(&[0, 0]);
+            data.extend_from_slice(&weight.to_be_bytes());
+            data.extend_from_slice(&port.to_be_bytes());
+            data.extend_from_slice(target);
+        });
+    }
+
+    fn alias(&mut self, target: &[u8]) -> Verdict {
+        if !matches!(self.kind, kind::A | kind::AAAA | kind::CNAME) {
+            return Verdict::NoData;
+        }
+        let ttl = self.zone.ttl();
+        self.out.add(Section::Answer, Owner::Asked, kind::CNAME, ttl, |data| data.extend_from_slice(target));
+        match Qname::read(target, 0).filter(|_| self.kind != kind::CNAME) {
+            Some((name, _)) => Verdict::Alias(Box::new(name)),
+            None => Verdict::Found,
+        }
+    }
 }
 
 /// The addresses of the DNS Service itself.
-fn server_addresses(zone: &Zone) -> Vec<RData> {
-    match zone.service("kube-system", "kube-dns") {
-        Some(Subtree::Names { own: Some(own), .. }) => {
-            own.data.iter().filter(|r| matches!(r, RData::A(_) | RData::AAAA(_))).cloned().collect()
-        }
-        _ => Vec::new(),
-    }
-}
-
-fn reverse(zone: &Zone, name: &Name, kind: RecordType, addr: IpAddr, whole: bool) -> Answer {
-    let targets: Vec<&Name> = zone.names_of(&addr).filter(|_| whole).collect();
-    match (targets.is_empty(), kind) {
-        // An address that may be the cluster's is nobody else's before everything is known.
-        (true, _) if whole && !zone.synced() => Answer::NotSynced,
-        (true, _) => Answer::NotOurs,
-        (false, RecordType::PTR) => Answer::Records(
-            targets
-                .into_iter()
-                .map(|t| Record::from_rdata(name.clone(), zone.ttl(), RData::PTR(PTR(t.clone()))))
-                .collect(),
-            Vec::new(),
-        ),
-        (false, _) => Answer::NoData,
-    }
-}
-
-struct Question<'a> {
-    zone: &'a Zone,
-    name: &'a Name,
-    kind: RecordType,
-}
-
-impl Question<'_> {
-    fn record(&self, data: RData) -> Record {
-        Record::from_rdata(self.name.clone(), self.zone.ttl(), data)
-    }
-
-    /// Those of a name's records that were asked for.
-    fn pick(&self, records: &Records) -> Answer {
-        let answers: Vec<Record> = (records.data.iter())
-            .filter(|data| data.record_type() == self.kind)
-            .map(|data| self.record(data.clone()))
-            .collect();
-        if answers.is_empty() {
-            return Answer::NoData;
-        }
-        let further = match self.kind {
-            RecordType::SRV => records.additional.iter(),
-            _ => [].iter(),
-        };
-        let further =
-            further.map(|(name, data)| Record::from_rdata(name.clone(), self.zone.ttl(), data.clone()));
-        Answer::Records(answers, further.collect())
-    }
-
-    fn apex(&self) -> Answer {
-        match self.kind {
-            RecordType::SOA => Answer::Records(vec![authority(self.zone)], Vec::new()),
-            RecordType::NS => {
-                let server = server_name(self.zone);
-                let further = server_addresses(self.zone)
-                    .into_iter()
-                    .map(|data| Record::from_rdata(server.clone(), self.zone.ttl(), data));
-                Answer::Records(vec![self.record(RData::NS(NS(server.clone())))], further.collect())
-            }
-            _ => Answer::NoData,
-        }
-    }
-
-    /// `a-b-c-d.NS.pod`: the address is in the name, whatever runs there (CoreDNS's mode "insecure").
-    fn pod(&self, host: &[&str], namespace: &str) -> Answer {
-        let [host] = host else { return Answer::NoName };
-        let text = match host.matches('-').count() {
-            3 if !host.contains("--") => host.replace('-', "."),
-            _ => host.replace('-', ":"),
-        };
-        match text.parse::<IpAddr>() {
-            Ok(addr) if self.zone.has_namespace(namespace) => {
-                self.pick(&Records { data: vec![address(addr)], additional: Vec::new() })
-            }
-            _ => Answer::NoName,
-        }
-    }
-
-    fn service(&self, rest: &[&str], service: &str, namespace: &str) -> Answer {
-        match (self.zone.service(namespace, service), rest) {
-            (Some(Subtree::Alias(target)), []) => self.alias(target),
-            (Some(Subtree::Names { own: Some(own), .. }), []) => self.pick(own),
-            (Some(Subtree::Names { hosts, .. }), [host]) => self.found(hosts.get(*host)),
-            (Some(Subtree::Names { ports, .. }), [port, protocol]) => {
-                let stripped = port.strip_prefix('_').zip(protocol.strip_prefix('_'));
-                self.found(stripped.and_then(|(p, t)| ports.get(&(p.to_owned(), t.to_owned()))))
-            }
-            _ => Answer::NoName,
-        }
-    }
-
-    fn found(&self, records: Option<&Records>) -> Answer {
-        records.map_or(Answer::NoName, |records| self.pick(records))
-    }
-
-    fn alias(&self, target: &Name) -> Answer {
-        let alias = self.record(RData::CNAME(hickory_proto::rr::rdata::CNAME(target.clone())));
-        match self.kind {
-            RecordType::A | RecordType::AAAA => {}
-            RecordType::CNAME => return Answer::Records(vec![alias], Vec::new()),
-            _ => return Answer::NoData,
-        }
-        // A target inside the cluster is answered here; an alias of an alias is left to the client.
-        match direct(self.zone, target, self.kind) {
-            Answer::NotOurs => Answer::Alias(Box::new((alias, target.clone()))),
-            Answer::Records(mut records, _) => {
-                records.insert(0, alias);
-                Answer::Records(records, Vec::new())
-            }
-            _ => Answer::Records(vec![alias], Vec::new()),
-        }
-    }
-}
-
-/// Answers a name without following aliases, so that aliases in a circle end.
-fn direct(zone: &Zone, name: &Name, kind: RecordType) -> Answer {
-    let inner = labels(name).and_then(|all| {
-        let inner = all.strip_suffix(zone.origin_labels())?;
-        Some(inner.to_vec())
-    });
-    match inner.as_deref() {
-        Some([service, namespace, svc]) if svc == "svc" => match zone.service(namespace, service) {
-            Some(Subtree::Alias(_)) => Answer::NoData,
-            _ => answer(zone, name, DNSClass::IN, kind),
-        },
-        _ => answer(zone, name, DNSClass::IN, kind),
+fn own_addresses(zone: &Zone) -> &[IpAddr] {
+    match zone.service("kube-system", "kube-dns").map(|found| &found.service.kind) {
+        Some(Kind::Addresses(own)) => own,
+        _ => &[],
     }
 }

@@ -8,51 +8,95 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use hickory_proto::rr::Name;
-
 use crate::cache::{Cache, Lives};
 use crate::corefile::{self, Error, Line};
 use crate::forward::{Forwarder, Policy, Target, Upstreams};
 use crate::hosts::Hosts;
-use crate::rewrite::{self, Rule};
-use crate::zone::Zone;
+use crate::metrics::Counters;
+use crate::name::{Domain, Qname};
+use crate::rewrite::{self, Rewritten, Rule};
+use crate::template::Template;
+use crate::wire::code;
+use crate::zone::Options;
 
 mod directives;
+mod words;
 
-use directives::{name, server};
+use directives::server;
+use words::domain;
 
 /// All server blocks. A question goes to the one with the longest zone that its name is in.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Config {
-    pub(crate) servers: Vec<Server>,
+    pub(crate) servers: Vec<Arc<Server>>,
 }
 
 /// One server block.
 #[derive(Debug, Default)]
 pub(crate) struct Server {
-    pub(crate) zones: Vec<Name>,
-    pub(crate) log: bool,
+    pub(crate) zones: Vec<Domain>,
+    /// The directives, by name.
+    pub(crate) plugins: Vec<String>,
+    pub(crate) log: Option<Log>,
     pub(crate) errors: bool,
     pub(crate) shuffle: bool,
     pub(crate) finds_loops: bool,
+    pub(crate) no_any: bool,
+    /// The largest datagram, whatever a client offers.
+    pub(crate) most_by_udp: Option<u16>,
     pub(crate) lameduck: Duration,
     pub(crate) rewrites: Vec<Rule>,
+    pub(crate) autopath: Option<Autopath>,
+    pub(crate) templates: Vec<Template>,
     pub(crate) hosts: Option<(Hosts, Through)>,
     pub(crate) kubernetes: Option<Kubernetes>,
     pub(crate) forwards: Vec<Arc<Forward>>,
+    pub(crate) counters: Arc<Counters>,
+}
+
+/// Which answers are logged.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Log {
+    pub(crate) success: bool,
+    pub(crate) denial: bool,
+    pub(crate) error: bool,
+}
+
+impl Log {
+    pub(crate) const ALL: Self = Self { success: true, denial: true, error: true };
+
+    pub(crate) fn wants(self, code: u16, empty: bool) -> bool {
+        match code {
+            code::NOERROR if !empty => self.success,
+            code::NOERROR | code::NXDOMAIN => self.denial,
+            _ => self.error,
+        }
+    }
+}
+
+/// Search lists that are walked here, so that a client needs not.
+#[derive(Debug, Clone)]
+pub(crate) struct Autopath {
+    /// Names in these are completed.
+    pub(crate) zones: Vec<Domain>,
+    /// The list begins with the domains of the client's namespace.
+    pub(crate) of_pods: bool,
+    /// And ends with these.
+    pub(crate) searches: Vec<Domain>,
 }
 
 /// For which names a directive lets the next one answer what it does not know.
 #[derive(Debug, Default)]
-pub(crate) struct Through(Option<Vec<Name>>);
+pub(crate) struct Through(Option<Vec<Domain>>);
 
 impl Through {
-    pub(crate) fn lets(&self, name: &Name) -> bool {
-        self.0.as_ref().is_some_and(|zones| zones.is_empty() || zones.iter().any(|zone| zone.zone_of(name)))
+    pub(crate) fn lets(&self, name: &Qname) -> bool {
+        self.0.as_ref().is_some_and(|zones| zones.is_empty() || zones.iter().any(|zone| zone.holds(name)))
     }
 
     fn read(line: &Line) -> Result<Self, Error> {
-        Ok(Self(Some(line.words[1..].iter().map(|word| name(word, line.number)).collect::<Result<_, _>>()?)))
+        let zones = line.words[1..].iter().map(|word| domain(word, line.number));
+        Ok(Self(Some(zones.collect::<Result<_, _>>()?)))
     }
 }
 
@@ -60,19 +104,18 @@ impl Through {
 #[derive(Debug)]
 pub(crate) struct Kubernetes {
     pub(crate) ttl: u32,
-    /// Where the names of Pods stand, unless they are answered.
-    pub(crate) no_pods: Option<Name>,
+    pub(crate) options: Options,
     /// Reverse zones that are the cluster's.
-    pub(crate) reverse: Vec<Name>,
+    pub(crate) reverse: Vec<Domain>,
     pub(crate) through: Through,
 }
 
 /// Servers for a zone.
 #[derive(Debug)]
 pub(crate) struct Forward {
-    from: Name,
-    except: Vec<Name>,
-    pub(crate) forwarder: Forwarder,
+    from: Domain,
+    except: Vec<Domain>,
+    pub(crate) forwarder: Arc<Forwarder>,
     /// Questions come back to this server, so none is sent.
     pub(crate) loops: AtomicBool,
 }
@@ -82,14 +125,14 @@ impl Config {
     ///
     /// # Errors
     /// Names the first line that cannot be honoured.
-    pub fn read(text: &str, domain: &Name) -> Result<Self, Error> {
+    pub fn read(text: &str, cluster: &Domain) -> Result<Self, Error> {
         let blocks = corefile::parse(text)?;
         if blocks.is_empty() {
             return Err(Error::new(1, "no server block; there must be one, as in `.:53 {`"));
         }
         let mut servers: Vec<Server> = Vec::new();
         for block in &blocks {
-            let server = server(block, domain)?;
+            let server = server(block, cluster)?;
             let known = servers.iter().flat_map(|s| &s.zones).find(|zone| server.zones.contains(zone));
             if let Some(zone) = known {
                 return Err(Error::new(block.keys.number, format!("zone {zone} has a server block already")));
@@ -102,7 +145,13 @@ impl Config {
             }
             servers.push(server);
         }
-        Ok(Self { servers })
+        // Search lists need to know whose Pod asks, wherever the directive stands.
+        let follow_pods = servers.iter().any(|s| s.autopath.as_ref().is_some_and(|path| path.of_pods));
+        servers
+            .iter_mut()
+            .filter_map(|s| s.kubernetes.as_mut())
+            .for_each(|k| k.options.follow_pods = follow_pods);
+        Ok(Self { servers: servers.into_iter().map(Arc::new).collect() })
     }
 
     /// Everything is asked of the servers in a file, as resolvers do.
@@ -110,24 +159,26 @@ impl Config {
         let targets = vec![Target::File(resolv_conf.to_owned())];
         let upstreams = Upstreams { policy: Policy::Sequential, ..Upstreams::new(targets) };
         let forward = Forward {
-            from: Name::root(),
+            from: Domain::root(),
             except: Vec::new(),
-            forwarder: Forwarder::new(upstreams, Some(Cache::new(Lives::all(30)))),
+            forwarder: Arc::new(Forwarder::new(upstreams, Some(Cache::new(Lives::at_most(30))))),
             loops: AtomicBool::new(false),
         };
+        let forwards = vec![Arc::new(forward)];
         Self {
-            servers: vec![Server {
-                zones: vec![Name::root()],
-                forwards: vec![Arc::new(forward)],
-                ..Server::default()
-            }],
+            servers: vec![Arc::new(Server { zones: vec![Domain::root()], forwards, ..Server::default() })],
         }
     }
 
     /// The block that a name belongs to.
-    pub(crate) fn server(&self, name: &Name) -> Option<&Server> {
-        let labels = |s: &Server| s.zones.iter().filter(|z| z.zone_of(name)).map(Name::num_labels).max();
+    pub(crate) fn server(&self, name: &Qname) -> Option<&Arc<Server>> {
+        let labels = |s: &Server| s.zones.iter().filter(|z| z.holds(name)).map(Domain::labels).max();
         self.servers.iter().filter_map(|s| Some((labels(s)?, s))).max_by_key(|(n, _)| *n).map(|(_, s)| s)
+    }
+
+    /// How the cluster's names are answered.
+    pub(crate) fn kubernetes(&self) -> Option<&Kubernetes> {
+        self.servers.iter().find_map(|server| server.kubernetes.as_ref())
     }
 
     /// How long answers go on once the server is to end.
@@ -137,26 +188,26 @@ impl Config {
 }
 
 impl Server {
-    /// Who is asked for a name: the servers of the longest zone that it is in.
-    pub(crate) fn forward(&self, name: &Name) -> Option<&Arc<Forward>> {
-        (self.forwards.iter())
-            .filter(|f| f.from.zone_of(name) && !f.except.iter().any(|zone| zone.zone_of(name)))
-            .max_by_key(|f| f.from.num_labels())
+    /// The zone under which questions are counted.
+    pub(crate) fn label(&self) -> String {
+        self.zones.first().map_or_else(|| ".".to_owned(), Domain::to_string)
     }
 
-    pub(crate) fn rewritten(&self, name: &Name) -> Option<Name> {
-        rewrite::rewritten(&self.rewrites, name)
+    /// Who is asked for a name: the servers of the longest zone that it is in.
+    pub(crate) fn forward(&self, name: &Qname) -> Option<&Arc<Forward>> {
+        (self.forwards.iter())
+            .filter(|f| f.from.holds(name) && !f.except.iter().any(|zone| zone.holds(name)))
+            .max_by_key(|f| f.from.labels())
+    }
+
+    pub(crate) fn rewritten(&self, name: &Qname, kind: u16) -> Option<Rewritten> {
+        rewrite::rewritten(&self.rewrites, name, kind)
     }
 }
 
 impl Kubernetes {
-    /// Whether a name is in the zones that are answered: the cluster's own, or one of the reverse zones.
-    pub(crate) fn covers(&self, zone: &Zone, name: &Name) -> bool {
-        zone.origin().zone_of(name) || self.reverse.iter().any(|reverse| reverse.zone_of(name))
-    }
-
-    /// Whether a name of no known address is the cluster's all the same.
-    pub(crate) fn claims(&self, name: &Name) -> bool {
-        self.reverse.iter().any(|zone| zone.zone_of(name)) && !self.through.lets(name)
+    /// Whether a name is in one of the reverse zones.
+    pub(crate) fn reverses(&self, name: &Qname) -> bool {
+        self.reverse.iter().any(|reverse| reverse.holds(name))
     }
 }

@@ -3,17 +3,15 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use hickory_proto::rr::rdata::PTR;
-use hickory_proto::rr::{Name, RData, Record, RecordType};
-
-use crate::answer::Answer;
-use crate::zone::address;
+use crate::answer::Verdict;
+use crate::name::Qname;
+use crate::wire::{Owner, Response, Section, kind};
 
 /// A table of names.
 #[derive(Debug)]
 pub struct Hosts {
-    names: HashMap<Name, Vec<IpAddr>>,
-    addresses: HashMap<IpAddr, Vec<Name>>,
+    names: HashMap<Box<[u8]>, Vec<IpAddr>>,
+    addresses: HashMap<IpAddr, Vec<Box<[u8]>>>,
     /// Seconds for which clients may keep answers, an hour by default.
     pub ttl: u32,
 }
@@ -26,9 +24,9 @@ impl Default for Hosts {
 
 impl Hosts {
     /// An address has a name.
-    pub fn add(&mut self, addr: IpAddr, name: Name) {
-        self.names.entry(name.clone()).or_default().push(addr);
-        self.addresses.entry(addr).or_default().push(name);
+    pub fn add(&mut self, addr: IpAddr, name: &Qname) {
+        self.names.entry(name.wire().into()).or_default().push(addr);
+        self.addresses.entry(addr).or_default().push(name.wire().into());
     }
 
     /// Addresses have no names any more.
@@ -36,20 +34,35 @@ impl Hosts {
         self.addresses.clear();
     }
 
+    /// How many names there are.
+    pub fn len(&self) -> usize {
+        self.names.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.names.is_empty()
+    }
+
     /// The answer; none about names that are not here.
-    pub fn answer(&self, name: &Name, kind: RecordType) -> Option<Answer> {
-        let data: Vec<RData> = match self.names.get(name) {
-            Some(addresses) => addresses.iter().map(|addr| address(*addr)).collect(),
-            None => {
-                let net =
-                    name.parse_arpa_name().ok().filter(|net| net.prefix_len() == net.max_prefix_len())?;
-                let names = self.addresses.get(&net.addr())?;
-                names.iter().map(|name| RData::PTR(PTR(name.clone()))).collect()
+    pub fn answer(&self, name: &Qname, kind: u16, out: &mut Response) -> Option<Verdict> {
+        let before = out.len();
+        match self.names.get(name.wire()) {
+            Some(addresses) => {
+                for addr in addresses {
+                    if kind == if addr.is_ipv4() { kind::A } else { kind::AAAA } {
+                        out.address(Section::Answer, Owner::Asked, self.ttl, *addr);
+                    }
+                }
             }
-        };
-        let of_kind = data.into_iter().filter(|data| data.record_type() == kind);
-        let records: Vec<Record> =
-            of_kind.map(|data| Record::from_rdata(name.clone(), self.ttl, data)).collect();
-        Some(if records.is_empty() { Answer::NoData } else { Answer::Records(records, Vec::new()) })
+            None => {
+                let names = self.addresses.get(&name.reversed()?)?;
+                for name in names.iter().filter(|_| kind == kind::PTR) {
+                    let data = |data: &mut Vec<u8>| data.extend_from_slice(name);
+                    out.add(Section::Answer, Owner::Asked, kind, self.ttl, data);
+                }
+            }
+        }
+        Some(if out.len() > before { Verdict::Found } else { Verdict::NoData })
     }
 }

@@ -33,7 +33,7 @@ impl Page {
                 pages::Page::text(StatusCode::OK, "OK")
             }
             Self::Ready => pages::Page::text(StatusCode::SERVICE_UNAVAILABLE, "kubernetes"),
-            Self::Metrics => pages::Page::metrics(responder.metrics.page()),
+            Self::Metrics => pages::Page::metrics(responder.metrics.page(&responder.config())),
         }
     }
 }

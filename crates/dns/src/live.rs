@@ -7,10 +7,12 @@ use client::{Change, Informer, InformerGone, Recorder, Regarding};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::runtime::watcher::Config as Selection;
 use kube::{Api, Client};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::config::Config;
 use crate::respond::Responder;
+use crate::zone::Options;
 
 const NAMESPACE: &str = "kube-system";
 const NAME: &str = "coredns";
@@ -20,13 +22,20 @@ const KEY: &str = "Corefile";
 pub(crate) struct Live {
     maps: Informer<ConfigMap>,
     responder: Arc<Responder>,
+    /// What of the API's objects has names, told to whoever follows them.
+    options: watch::Sender<Options>,
     recorder: Recorder,
 }
 
 impl Live {
-    pub(crate) fn new(client: Client, responder: Arc<Responder>, recorder: Recorder) -> Self {
+    pub(crate) fn new(
+        client: Client,
+        responder: Arc<Responder>,
+        options: watch::Sender<Options>,
+        recorder: Recorder,
+    ) -> Self {
         let only = Selection::default().fields(&format!("metadata.name={NAME}"));
-        Self { maps: Informer::start(Api::namespaced(client, NAMESPACE), only), responder, recorder }
+        Self { maps: Informer::start(Api::namespaced(client, NAMESPACE), only), responder, options, recorder }
     }
 
     /// Once the API has been heard; gives the ConfigMap that was looked at.
@@ -65,13 +74,16 @@ impl Live {
     fn apply(&self, map: &ConfigMap) -> bool {
         match self.read(map) {
             Ok(config) => {
+                let options = config.kubernetes().map(|kubernetes| kubernetes.options.clone());
                 self.responder.configure(config);
+                self.options.send_replace(options.unwrap_or_default());
                 tracing::info!("the Corefile of ConfigMap {NAMESPACE}/{NAME} holds");
                 true
             }
             Err(why) => {
                 let message = format!("{why}; the last good configuration stays in force");
                 tracing::error!("ConfigMap {NAMESPACE}/{NAME}: {message}");
+                self.responder.metrics.reload_failed();
                 self.recorder.warning(NAME, Regarding::of(map), "CorefileRejected", message);
                 false
             }

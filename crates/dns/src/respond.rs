@@ -1,23 +1,35 @@
-//! From the bytes of a question to the bytes of an answer: `rewrite`, then `hosts`, `kubernetes` and `forward`, which is
-//! the order in which CoreDNS asks its plugins, whatever the order in the Corefile.
+//! From the bytes of a question to the bytes of an answer: `rewrite`, then `autopath`, `template`, `hosts`, `kubernetes` and
+//! `forward`, which is the order in which CoreDNS asks its plugins, whatever the order in the Corefile.
+//!
+//! Working out an answer asks nobody and waits for nothing. Where it needs what only an upstream knows, it says so; once that
+//! is known it is worked out again, with it.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
-use hickory_proto::op::{Edns, Message, MessageType, Metadata, OpCode, Query, ResponseCode};
-use hickory_proto::rr::{Name, Record, RecordType};
+use hickory_proto::op::Message;
+use hickory_proto::rr::RecordType;
 use parking_lot::{Mutex, RwLock};
 
-use crate::answer::{Answer, answer, authority};
+use crate::answer::{Verdict, answer, authority};
+use crate::cache::{Answered, Ask};
+use crate::complete::candidates;
 use crate::config::{Config, Forward, Server};
-use crate::forward::{Error, UDP_SIZE};
-use crate::metrics::Metrics;
+use crate::forward::Error;
+use crate::metrics::{Counters, Metrics, Plugin};
+use crate::name::Qname;
+use crate::rewrite::Rewritten;
+use crate::wire::{Head, IN, Owner, Question, Records, Response, Section, Wrong, code, kind, refusal};
 use crate::zone::Zone;
 
 /// How a question came, which limits the size of its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Transport {
+pub enum Transport {
+    /// By datagram.
     Udp,
+    /// By connection.
     Tcp,
 }
 
@@ -25,78 +37,85 @@ pub(crate) enum Transport {
 const MOST_BY_UDP: u16 = 4096;
 /// What every client can take (RFC 1035).
 const LEAST_BY_UDP: u16 = 512;
+/// Questions that one answer may need of upstreams.
+const MOST_NEEDS: usize = 32;
 
 /// Answers questions: from the zone, if there is one, and from upstreams.
 #[derive(Debug)]
-pub(crate) struct Responder {
+pub struct Responder {
     pub(crate) zone: Option<Arc<RwLock<Zone>>>,
     config: RwLock<Arc<Config>>,
     /// Names that only this server has asked upstreams for, and by whose way.
-    probes: Mutex<Vec<(Name, Arc<Forward>)>>,
-    pub(crate) metrics: Metrics,
+    probes: Mutex<Vec<(Qname, Arc<Forward>)>>,
+    pub(crate) metrics: Arc<Metrics>,
+    /// Where questions are counted that are in nobody's zone.
+    dropped: Arc<Counters>,
 }
 
 /// What to do about a datagram.
-pub(crate) enum Step {
+pub enum Step {
     /// Nothing: it is no question.
     Ignore,
-    /// Send this.
-    Answer(Vec<u8>),
+    /// Send what has been written.
+    Answer,
     /// Ask others first: [`Responder::finish`].
     Forward(Box<Pending>),
 }
 
 /// A question that waits for an upstream.
-pub(crate) struct Pending {
+pub struct Pending {
     request: Request,
-    /// Who is asked; nobody, when the Corefile names nobody.
-    by: Option<Arc<Forward>>,
-    /// What is asked upstream; the target of an alias, or the question itself.
-    ask: Query,
-    /// Goes before the upstream's records.
-    alias: Option<Record>,
+    server: Arc<Server>,
+    config: Arc<Config>,
+    need: Box<Need>,
 }
 
 struct Request {
-    metadata: Metadata,
-    query: Query,
-    edns: Option<Edns>,
+    question: Question,
     transport: Transport,
-    /// The name under which the question is looked up, where a rule says so.
-    rewritten: Option<Name>,
-    log: bool,
-    errors: bool,
+    peer: IpAddr,
+    started: Instant,
+    /// What is looked up instead, where a rule says so.
+    rewritten: Option<Rewritten>,
 }
 
-impl Request {
-    /// What is looked up.
-    fn looked_up(&self) -> Query {
-        let mut query = self.query.clone();
-        if let Some(name) = &self.rewritten {
-            query.set_name(name.clone());
-        }
-        query
-    }
+/// What only an upstream knows.
+struct Need {
+    by: Arc<Forward>,
+    ask: Ask,
+}
+
+/// What upstreams have said so far.
+type Told = Vec<(Ask, Result<Answered, Error>)>;
+
+/// How an answer ends.
+struct Settled {
+    head: Head,
+    by: Plugin,
 }
 
 impl Responder {
     /// A server of this zone that does what the Corefile says.
-    pub(crate) fn new(zone: Option<Arc<RwLock<Zone>>>, config: Config) -> Self {
-        let responder = Self {
-            zone,
-            config: RwLock::new(Arc::new(Config { servers: Vec::new() })),
-            probes: Mutex::default(),
-            metrics: Metrics::default(),
-        };
+    pub fn new(zone: Option<Arc<RwLock<Zone>>>, config: Config) -> Self {
+        let metrics = Arc::new(Metrics::default());
+        let dropped = metrics.of("dropped");
+        let responder = Self { zone, config: RwLock::default(), probes: Mutex::default(), metrics, dropped };
         responder.configure(config);
         responder
     }
 
     /// From now on another Corefile holds. Questions on their way end by the old one.
-    pub(crate) fn configure(&self, config: Config) {
-        let ttl = config.servers.iter().find_map(|server| Some(server.kubernetes.as_ref()?.ttl));
-        if let (Some(zone), Some(ttl)) = (&self.zone, ttl) {
-            zone.write().set_ttl(ttl);
+    pub(crate) fn configure(&self, mut config: Config) {
+        if let (Some(zone), Some(kubernetes)) = (&self.zone, config.kubernetes()) {
+            let mut zone = zone.write();
+            zone.set_ttl(kubernetes.ttl);
+            zone.set_options(kubernetes.options.clone());
+        }
+        for server in &mut config.servers {
+            server.forwards.iter().for_each(|forward| forward.forwarder.count_in(&self.metrics));
+            if let Some(server) = Arc::get_mut(server) {
+                server.counters = self.metrics.of(&server.label());
+            }
         }
         self.probes.lock().clear();
         *self.config.write() = Arc::new(config);
@@ -112,21 +131,22 @@ impl Responder {
         for server in self.config().servers.iter().filter(|server| server.finds_loops) {
             for zone in &server.zones {
                 let label = || rand::random::<u64>().to_string();
-                let below = Name::from_labels([label(), label()].iter().map(String::as_bytes));
-                let Ok(name) = below.and_then(|name| name.append_domain(zone)) else { continue };
+                let labels = [label(), label()];
+                let below = Qname::of(labels.iter().map(String::as_bytes));
+                let Some(name) = below.and_then(|name| name.moved(0, zone.wire())) else { continue };
                 let Some(forward) = server.forward(&name) else { continue };
                 self.probes.lock().push((name.clone(), forward.clone()));
                 // What it answers is of no interest.
-                let _ = forward.forwarder.ask(&Query::query(name, RecordType::HINFO), false, false).await;
+                let _ = forward.forwarder.ask(&Ask::plain(&name, kind::HINFO, IN)).await;
             }
         }
     }
 
-    fn note_loop(&self, query: &Query) {
-        if query.query_type != RecordType::HINFO {
+    fn note_loop(&self, question: &Question) {
+        if question.kind != kind::HINFO {
             return;
         }
-        if let Some((_, forward)) = self.probes.lock().iter().find(|(name, _)| *name == query.name)
+        if let Some((_, forward)) = self.probes.lock().iter().find(|(name, _)| *name == question.name)
             && !forward.loops.swap(true, Ordering::Relaxed)
         {
             tracing::error!(
@@ -138,253 +158,324 @@ impl Responder {
     }
 
     /// Answers at once what can be answered from memory.
-    pub(crate) fn begin(&self, bytes: &[u8], transport: Transport) -> Step {
-        let message = match Message::from_vec(bytes) {
-            Ok(message) => message,
-            Err(_) => return malformed(bytes),
+    pub fn begin(&self, bytes: &[u8], peer: IpAddr, transport: Transport, out: &mut Response) -> Step {
+        let started = Instant::now();
+        let question = match Question::read(bytes) {
+            Ok(question) => question,
+            Err(Wrong::NoQuestion) => return Step::Ignore,
+            Err(Wrong::Told(code)) => {
+                let Some(header) = refusal(bytes, code) else { return Step::Ignore };
+                self.dropped.asked(transport, peer, 0, false, bytes.len());
+                self.dropped.answered(transport, Plugin::None, code, header.len(), started.elapsed());
+                out.set(&header);
+                return Step::Answer;
+            }
         };
-        if message.metadata.message_type != MessageType::Query {
-            return Step::Ignore;
+        self.note_loop(&question);
+        let config = self.config.read();
+        let found = config.server(&question.name);
+        let counters = found.map_or(&self.dropped, |server| &server.counters);
+        counters.asked(transport, peer, question.kind, question.dnssec(), bytes.len());
+        out.begin(&question);
+        let mut request = Request { question, transport, peer, started, rewritten: None };
+        let refused =
+            |code| Settled { head: Head { code, authoritative: false, authentic: false }, by: Plugin::None };
+        if request.question.edns.is_some_and(|edns| edns.version != 0) {
+            self.end(&request, found, &refused(code::BADVERS), out);
+            return Step::Answer;
         }
-        let [query] = &message.queries[..] else {
-            return plain(&message.metadata, ResponseCode::FormErr);
-        };
-        self.metrics.request(if transport == Transport::Udp { "udp" } else { "tcp" }, query.query_type);
-        if message.metadata.op_code != OpCode::Query {
-            self.metrics.response(ResponseCode::NotImp);
-            return plain(&message.metadata, ResponseCode::NotImp);
-        }
-        let mut request = Request {
-            metadata: message.metadata,
-            query: query.clone(),
-            edns: message.edns.clone(),
-            transport,
-            rewritten: None,
-            log: false,
-            errors: false,
-        };
-        if request.edns.as_ref().is_some_and(|edns| edns.version() != 0) {
-            return self.answer(&request, ResponseCode::BADVERS, Vec::new(), Vec::new(), Vec::new(), false);
-        }
-        self.note_loop(query);
-        let config = self.config();
-        let found = config.server(&query.name);
-        request.log = found.is_some_and(|server| server.log);
-        request.errors = found.is_some_and(|server| server.errors);
         // Whole zones are for no client of ours.
-        let transfer = matches!(query.query_type, RecordType::AXFR | RecordType::IXFR);
-        match found.filter(|_| !transfer) {
-            Some(server) => {
-                request.rewritten = server.rewritten(&query.name);
-                self.decide(request, &config, server)
-            }
-            None => self.answer(&request, ResponseCode::Refused, Vec::new(), Vec::new(), Vec::new(), false),
-        }
-    }
-
-    fn decide(&self, request: Request, config: &Config, server: &Server) -> Step {
-        let mut ask = request.looked_up();
-        let (found, soa) = self.look_up(server, &ask);
-        let soa: Vec<Record> = soa.into_iter().collect();
-        let none = Vec::new;
-        match found {
-            Answer::Records(answers, further) => {
-                let answers = if server.shuffle { rotated(answers) } else { answers };
-                self.answer(&request, ResponseCode::NoError, answers, none(), further, true)
-            }
-            Answer::NoData => self.answer(&request, ResponseCode::NoError, none(), soa, none(), true),
-            Answer::NoName => self.answer(&request, ResponseCode::NXDomain, none(), soa, none(), true),
-            Answer::Refused => self.answer(&request, ResponseCode::Refused, none(), none(), none(), false),
-            Answer::NotSynced | Answer::Unknown => {
-                self.answer(&request, ResponseCode::ServFail, none(), none(), none(), false)
-            }
-            Answer::NotOurs => {
-                let by = server.forward(&ask.name).cloned();
-                Step::Forward(Box::new(Pending { request, by, ask, alias: None }))
-            }
-            Answer::Alias(alias) => {
-                let (alias, target) = *alias;
-                let by = config.server(&target).and_then(|server| server.forward(&target)).cloned();
-                ask.set_name(target);
-                Step::Forward(Box::new(Pending { request, by, ask, alias: Some(alias) }))
-            }
-        }
-    }
-
-    /// What is known here, and the authority of what is not there.
-    fn look_up(&self, server: &Server, ask: &Query) -> (Answer, Option<Record>) {
-        if let Some((hosts, through)) = &server.hosts {
-            match hosts.answer(&ask.name, ask.query_type) {
-                Some(found) => return (found, None),
-                None if !through.lets(&ask.name) => return (Answer::Unknown, None),
-                None => {}
-            }
-        }
-        let (Some(kubernetes), Some(zone)) = (&server.kubernetes, &self.zone) else {
-            return (Answer::NotOurs, None);
+        let transfer = matches!(request.question.kind, kind::AXFR | kind::IXFR);
+        let Some(server) = found.filter(|_| !transfer) else {
+            self.end(&request, found, &refused(code::REFUSED), out);
+            return Step::Answer;
         };
-        let zone = zone.read();
-        let found = match answer(&zone, &ask.name, ask.query_class, ask.query_type) {
-            _ if kubernetes.no_pods.as_ref().is_some_and(|pods| pods.zone_of(&ask.name)) => Answer::NoName,
-            Answer::NoName if kubernetes.through.lets(&ask.name) => Answer::NotOurs,
-            Answer::NotOurs if kubernetes.claims(&ask.name) => Answer::NoName,
-            Answer::Records(..) | Answer::NoData | Answer::NotSynced
-                if !kubernetes.covers(&zone, &ask.name) =>
-            {
-                Answer::NotOurs
+        request.rewritten = server.rewritten(&request.question.name, request.question.kind);
+        match self.settle(&request, &config, server, &Vec::new(), out) {
+            Ok(settled) => {
+                self.end(&request, found, &settled, out);
+                Step::Answer
             }
-            found => found,
-        };
-        let negative = matches!(found, Answer::NoData | Answer::NoName);
-        let soa = negative.then(|| authority(&zone));
-        (found, soa)
+            Err(need) => {
+                let (server, config) = (server.clone(), config.clone());
+                Step::Forward(Box::new(Pending { request, server, config, need }))
+            }
+        }
     }
 
     /// Asks upstream and makes the answer.
-    pub(crate) async fn finish(&self, pending: Pending) -> Vec<u8> {
-        let Pending { request, by, ask, alias } = pending;
-        let dnssec = request.edns.as_ref().is_some_and(|edns| edns.flags().dnssec_ok);
-        let reply = match &by {
-            Some(forward) if !forward.loops.load(Ordering::Relaxed) => {
-                self.metrics.forwarded.fetch_add(1, Ordering::Relaxed);
-                forward.forwarder.ask(&ask, dnssec, request.metadata.checking_disabled).await
+    pub async fn finish(&self, pending: Pending) -> Vec<u8> {
+        let Pending { request, server, config, mut need } = pending;
+        let mut told = Told::new();
+        let mut out = Response::default();
+        loop {
+            let outcome = need.by.forwarder.ask(&need.ask).await;
+            if let Err(error) = &outcome
+                && server.errors
+            {
+                let (name, kind) = (&need.ask.name, RecordType::from(need.ask.kind));
+                tracing::error!(%error, %name, %kind, "not answered");
             }
-            Some(_) => Err(Error::Loop),
-            None => Err(Error::NoServers(Vec::new())),
-        };
-        let authoritative = alias.is_some();
-        let step = match reply {
-            Ok(reply) => {
-                let code = reply.metadata.response_code;
-                let answers = alias.into_iter().chain(reply.answers).collect();
-                let further = reply.additionals;
-                self.answer(&request, code, answers, reply.authorities, further, authoritative)
-            }
-            Err(error) => {
-                if request.errors {
-                    tracing::error!(%error, name = %ask.name, kind = %ask.query_type, "not answered");
+            told.push((need.ask, outcome));
+            out.begin(&request.question);
+            match self.settle(&request, &config, &server, &told, &mut out) {
+                Ok(settled) => {
+                    self.end(&request, Some(&server), &settled, &mut out);
+                    return out.into_bytes();
                 }
-                let code = match error {
-                    Error::Busy => ResponseCode::Refused,
-                    Error::NoServers(_) | Error::Silent(_) | Error::Loop => ResponseCode::ServFail,
-                };
-                // The alias itself is known whatever becomes of its target.
-                self.answer(
-                    &request,
-                    code,
-                    alias.into_iter().collect(),
-                    Vec::new(),
-                    Vec::new(),
-                    authoritative,
-                )
+                Err(more) => need = more,
             }
-        };
-        match step {
-            Step::Answer(bytes) => bytes,
-            Step::Ignore | Step::Forward(_) => Vec::new(),
         }
     }
 
-    fn answer(
+    /// What is told to those for whom nobody has time.
+    pub(crate) fn give_up(&self, pending: &Pending, out: &mut Response) {
+        out.begin(&pending.request.question);
+        let head = Head { code: code::REFUSED, authoritative: false, authentic: false };
+        self.end(&pending.request, Some(&pending.server), &Settled { head, by: Plugin::Forward }, out);
+    }
+
+    /// Works an answer out from what is known here and what upstreams have said so far.
+    fn settle(
         &self,
         request: &Request,
-        code: ResponseCode,
-        mut answers: Vec<Record>,
-        authorities: Vec<Record>,
-        additionals: Vec<Record>,
-        authoritative: bool,
-    ) -> Step {
-        self.metrics.response(code);
-        if request.log {
-            let (name, kind) = (&request.query.name, request.query.query_type);
-            tracing::info!(%name, %kind, transport = ?request.transport, ?code, "asked");
+        config: &Config,
+        server: &Arc<Server>,
+        told: &Told,
+        out: &mut Response,
+    ) -> Result<Settled, Box<Need>> {
+        let question = &request.question;
+        if server.no_any && question.kind == kind::ANY {
+            // RFC 8482, 4.2.
+            out.add(Section::Answer, Owner::Asked, kind::HINFO, 8482, |data| {
+                data.extend_from_slice(b"\x0dANY obsoleted\x0cSee RFC 8482");
+            });
+            let head = Head { code: code::NOERROR, authoritative: false, authentic: false };
+            return Ok(Settled { head, by: Plugin::Any });
         }
-        if let Some(rewritten) = &request.rewritten {
-            // Clients take records of the name that they asked for only.
-            for record in answers.iter_mut().filter(|record| record.name == *rewritten) {
-                record.name = request.query.name.clone();
+        let (name, kind) = match &request.rewritten {
+            Some(rewritten) => (&rewritten.name, rewritten.kind),
+            None => (&question.name, question.kind),
+        };
+        if request.rewritten.is_some() {
+            out.stands_for(name);
+        }
+        let zone = self.zone.as_ref().map(|zone| zone.read());
+        let work = Work { request, config, zone: zone.as_deref(), kind, told };
+        let first = work.follow(server, name, out)?;
+        let completes = first.head.code == code::NXDOMAIN && first.by == Plugin::Kubernetes;
+        let names = match (&server.autopath, work.zone) {
+            (Some(path), Some(zone)) if completes && matches!(kind, kind::A | kind::AAAA) => {
+                candidates(path, zone, name, request.peer)
+            }
+            _ => Vec::new(),
+        };
+        for candidate in names {
+            out.clear();
+            if let Some(settled) = work.complete(config, &candidate, out)? {
+                self.metrics.completed();
+                return Ok(settled);
             }
         }
-        let mut message = Message::response(request.metadata.id, request.metadata.op_code);
-        message.metadata = Metadata::response_from_request(&request.metadata);
-        message.metadata.response_code = code;
-        message.metadata.authoritative = authoritative;
-        message.metadata.recursion_available = true;
-        message.queries = vec![request.query.clone()];
-        message.answers = answers;
-        message.authorities = authorities;
-        message.additionals = additionals;
-        if let Some(asked) = &request.edns {
-            let mut edns = Edns::new();
-            edns.set_max_payload(UDP_SIZE).set_version(0).set_dnssec_ok(asked.flags().dnssec_ok);
-            message.set_edns(edns);
+        if completes {
+            out.clear();
+            if let Some(zone) = work.zone {
+                authority(zone, Section::Authority, Owner::Named(zone.origin().wire()), out);
+            }
         }
-        let limit = match (request.transport, &request.edns) {
+        Ok(first)
+    }
+
+    fn end(&self, request: &Request, server: Option<&Arc<Server>>, settled: &Settled, out: &mut Response) {
+        let question = &request.question;
+        if let Some(server) = server {
+            if server.shuffle {
+                out.rotate();
+            }
+            if let Some(rewritten) =
+                request.rewritten.as_ref().filter(|r| r.changes_answers(&server.rewrites))
+            {
+                change_back(question, rewritten, server, settled.head, out);
+            }
+        }
+        let empty = out.is_empty();
+        let most = server.and_then(|server| server.most_by_udp).unwrap_or(MOST_BY_UDP);
+        let limit = match (request.transport, &question.edns) {
             (Transport::Tcp, _) => u16::MAX,
             (Transport::Udp, None) => LEAST_BY_UDP,
-            (Transport::Udp, Some(edns)) => edns.max_payload().clamp(LEAST_BY_UDP, MOST_BY_UDP),
+            (Transport::Udp, Some(edns)) => edns.size.clamp(LEAST_BY_UDP, most.max(LEAST_BY_UDP)),
         };
-        match fitted(message, usize::from(limit)) {
-            Some(bytes) => Step::Answer(bytes),
-            None => plain(&request.metadata, ResponseCode::ServFail),
+        let head = Head { authentic: settled.head.authentic && question.knows_authentic(), ..settled.head };
+        let size = out.finish(question, head, usize::from(limit)).len();
+        let took = request.started.elapsed();
+        let counters = server.map_or(&self.dropped, |server| &server.counters);
+        counters.answered(request.transport, settled.by, head.code, size, took);
+        if server.and_then(|server| server.log).is_some_and(|log| log.wants(head.code, empty)) {
+            // CoreDNS's common log format.
+            tracing::info!(
+                "{} - {} \"{} IN {} {} {} {}\" {} {size} {:.9}s",
+                request.peer,
+                question.id,
+                RecordType::from(question.kind),
+                question.name,
+                if request.transport == Transport::Udp { "udp" } else { "tcp" },
+                question.dnssec(),
+                question.edns.map_or(LEAST_BY_UDP, |edns| edns.size),
+                code::name(head.code),
+                took.as_secs_f64(),
+            );
         }
     }
 }
 
-/// Records of equal worth begin with another one each time, so that clients that take the first spread.
-fn rotated(mut answers: Vec<Record>) -> Vec<Record> {
-    let aliases = answers.iter().take_while(|r| r.record_type() == RecordType::CNAME).count();
-    let equal = &mut answers[aliases..];
-    if equal.len() > 1 {
-        let by = rand::random_range(0..equal.len());
-        equal.rotate_left(by);
-    }
-    answers
+/// One question while it is worked on.
+struct Work<'a> {
+    request: &'a Request,
+    config: &'a Config,
+    zone: Option<&'a Zone>,
+    kind: u16,
+    told: &'a Told,
 }
 
-/// The message within a size: first without what is merely helpful, then cut and marked so (RFC 2181, 9).
-fn fitted(mut message: Message, limit: usize) -> Option<Vec<u8>> {
-    let within = |message: &Message| message.to_vec().ok().filter(|bytes| bytes.len() <= limit);
-    if let Some(bytes) = within(&message) {
-        return Some(bytes);
+impl Work<'_> {
+    fn class(&self) -> u16 {
+        self.request.question.class
     }
-    message.additionals.clear();
-    if let Some(bytes) = within(&message) {
-        return Some(bytes);
+
+    /// Looks a name up, and what it is an alias of.
+    fn follow(&self, server: &Arc<Server>, name: &Qname, out: &mut Response) -> Result<Settled, Box<Need>> {
+        let (mut verdict, mut by) = self.local(server, name, out);
+        let (mut name, mut aliased) = (name.clone(), false);
+        while let Verdict::Alias(target) = verdict {
+            aliased = true;
+            let next = self.config.server(&target).filter(|_| out.follow(&target));
+            match next {
+                Some(next) => (verdict, by) = self.local(next, &target, out),
+                None => verdict = Verdict::Found,
+            }
+            name = *target;
+        }
+        let told = |code, authoritative| Head { code, authoritative, authentic: false };
+        let head = match verdict {
+            Verdict::NotOurs => return self.outside(&name, aliased, out),
+            // The alias itself is known whatever becomes of its target.
+            _ if aliased => told(code::NOERROR, true),
+            Verdict::Found | Verdict::NoData | Verdict::Alias(_) => told(code::NOERROR, true),
+            Verdict::NoName => told(code::NXDOMAIN, true),
+            Verdict::Told(code) => told(code, code != code::SERVFAIL),
+            Verdict::Refused => told(code::REFUSED, false),
+            Verdict::NotSynced | Verdict::Unknown => told(code::SERVFAIL, false),
+        };
+        if let (Verdict::NoData | Verdict::NoName, Plugin::Kubernetes, Some(zone)) = (&verdict, by, self.zone)
+        {
+            authority(zone, Section::Authority, Owner::Named(zone.origin().wire()), out);
+        }
+        Ok(Settled { head, by })
     }
-    message.metadata.truncation = true;
-    message.authorities.clear();
-    let all = std::mem::take(&mut message.answers);
-    let mut best = within(&message)?;
-    // As many records as fit: `fits` do, `too_many` do not.
-    let (mut fits, mut too_many) = (0, all.len() + 1);
-    while too_many - fits > 1 {
-        let middle = fits + (too_many - fits) / 2;
-        message.answers = all[..middle].to_vec();
-        match within(&message) {
-            Some(bytes) => (best, fits) = (bytes, middle),
-            None => too_many = middle,
+
+    /// What is known here.
+    fn local(&self, server: &Server, name: &Qname, out: &mut Response) -> (Verdict, Plugin) {
+        for template in &server.templates {
+            let found = template.answer(name, (self.class(), self.kind), self.request.peer, out);
+            if let Some(found) = found {
+                return (found, Plugin::Template);
+            }
+        }
+        if let Some((hosts, through)) = server.hosts.as_ref().filter(|_| self.class() == IN) {
+            match hosts.answer(name, self.kind, out) {
+                Some(found) => return (found, Plugin::Hosts),
+                None if !through.lets(name) => return (Verdict::Unknown, Plugin::Hosts),
+                None => {}
+            }
+        }
+        let (Some(kubernetes), Some(zone)) = (&server.kubernetes, self.zone) else {
+            return (Verdict::NotOurs, Plugin::Forward);
+        };
+        let is_own = zone.origin().holds(name);
+        if !is_own && !kubernetes.reverses(name) {
+            return (Verdict::NotOurs, Plugin::Forward);
+        }
+        let verdict = match answer(zone, name, self.class(), self.kind, out) {
+            Verdict::NoName if kubernetes.through.lets(name) => Verdict::NotOurs,
+            Verdict::NotOurs if !kubernetes.through.lets(name) => Verdict::NoName,
+            verdict => verdict,
+        };
+        (verdict, Plugin::Kubernetes)
+    }
+
+    /// What upstreams say, or that they must be asked.
+    fn outside(&self, name: &Qname, aliased: bool, out: &mut Response) -> Result<Settled, Box<Need>> {
+        let head = |code| Head { code, authoritative: aliased, authentic: false };
+        let failed = |code| Ok(Settled { head: head(code), by: Plugin::Forward });
+        let by = self.config.server(name).and_then(|server| server.forward(name));
+        let Some(by) = by.filter(|by| !by.loops.load(Ordering::Relaxed)) else {
+            return failed(code::SERVFAIL);
+        };
+        let question = &self.request.question;
+        let (answered, plugin) = match self.told.iter().find(|(ask, _)| ask.name == *name) {
+            Some((_, Ok(answered))) => (answered.clone(), Plugin::Forward),
+            Some((_, Err(Error::Busy))) => return failed(code::REFUSED),
+            Some((_, Err(_))) => return failed(code::SERVFAIL),
+            None => {
+                let (dnssec, checking_disabled) = (question.dnssec(), question.checking_disabled());
+                let (kind, class) = (self.kind, self.class());
+                let ask = Ask { name: name.clone(), kind, class, dnssec, checking_disabled };
+                match by.forwarder.remembered(&ask) {
+                    Some(answered) => (answered, Plugin::Cache),
+                    None if self.told.len() >= MOST_NEEDS => return failed(code::SERVFAIL),
+                    None => return Err(Box::new(Need { by: by.clone(), ask })),
+                }
+            }
+        };
+        for section in [Section::Answer, Section::Authority, Section::Additional] {
+            out.extend(&answered.reply.records, section, |own| answered.life_of(own));
+        }
+        let by = if answered.cached { Plugin::Cache } else { plugin };
+        let head = Head { authentic: answered.reply.authentic && !aliased, ..head(answered.reply.code) };
+        Ok(Settled { head, by })
+    }
+
+    /// Tries one name of a search list: the answer is told as an alias, as CoreDNS's autopath does.
+    fn complete(
+        &self,
+        config: &Config,
+        candidate: &Qname,
+        out: &mut Response,
+    ) -> Result<Option<Settled>, Box<Need>> {
+        let Some(server) = config.server(candidate) else { return Ok(None) };
+        let ttl = self.zone.map_or(0, Zone::ttl).min(30);
+        out.add(Section::Answer, Owner::Asked, kind::CNAME, ttl, |data| {
+            data.extend_from_slice(candidate.wire())
+        });
+        out.follow(candidate);
+        let settled = self.follow(server, candidate, out)?;
+        match settled.head.code {
+            code::NOERROR if out.answers() > 1 => Ok(Some(settled)),
+            // There is such a name, but without such records.
+            code::NOERROR => {
+                out.clear();
+                Ok(Some(settled))
+            }
+            _ => Ok(None),
         }
     }
-    Some(best)
 }
 
-/// An answer without a question, for what cannot be understood further.
-fn plain(metadata: &Metadata, code: ResponseCode) -> Step {
-    let mut message = Message::error_msg(metadata.id, metadata.op_code, code);
-    message.metadata.recursion_desired = metadata.recursion_desired;
-    message.to_vec().map_or(Step::Ignore, Step::Answer)
-}
-
-/// What does not parse is told so, if it has at least a header and asks.
-fn malformed(bytes: &[u8]) -> Step {
-    let is_query = bytes.get(2).is_some_and(|flags| flags & 0x80 == 0);
-    match bytes {
-        [high, low, ..] if bytes.len() >= 12 && is_query => {
-            let metadata =
-                Metadata::new(u16::from_be_bytes([*high, *low]), MessageType::Query, OpCode::Query);
-            plain(&metadata, ResponseCode::FormErr)
+/// Changes names in the answer as the rules say that changed the question.
+fn change_back(question: &Question, rewritten: &Rewritten, server: &Server, head: Head, out: &mut Response) {
+    let Ok(message) = Message::from_vec(out.finish(question, head, usize::from(u16::MAX))) else { return };
+    out.begin(question);
+    let mut records = Records::default();
+    let sections = [
+        (Section::Answer, message.answers),
+        (Section::Authority, message.authorities),
+        (Section::Additional, message.additionals),
+    ];
+    for (section, all) in sections {
+        for mut record in all {
+            rewritten.back(&server.rewrites, &mut record);
+            records.add(section, &record);
         }
-        _ => Step::Ignore,
+        out.extend(&records, section, |ttl| ttl);
     }
 }

@@ -6,15 +6,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use client::Recorder;
-use hickory_proto::rr::Name;
 use parking_lot::RwLock;
 use tokio::net::{TcpListener, UdpSocket};
+use tokio::sync::watch as channel;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::http::{self, Page};
 use crate::live::Live;
+use crate::name::Domain;
 use crate::respond::Responder;
 use crate::zone::Zone;
 use crate::{server, watch};
@@ -77,13 +78,13 @@ pub enum Error {
 /// # Errors
 /// When a port cannot be had, or a watch dies.
 pub async fn run(config: DnsConfig, client: kube::Client, stop: CancellationToken) -> Result<(), Error> {
-    let origin = Name::from_ascii(&config.zone).map_err(|_| Error::Zone(config.zone.clone()))?;
+    let origin = Domain::parse(&config.zone).ok_or_else(|| Error::Zone(config.zone.clone()))?;
     let zone = Zone::new(origin, 30);
     let corefile = crate::addon::corefile(&config.zone, None, &config.resolv_conf);
     let first = Config::read(&corefile, zone.origin())?;
     let zone = Arc::new(RwLock::new(zone));
     let responder = Arc::new(Responder::new(Some(zone.clone()), first));
-    let (udp, tcp) = (udp_on_all(config.port).await?, tcp_on_all(config.port).await?);
+    let (udp, tcp) = (udp_on_all(config.port)?, tcp_on_all(config.port).await?);
     let end = CancellationToken::new();
     let mut tasks = JoinSet::new();
     let pages = [(config.health, Page::Health), (config.ready, Page::Ready), (config.metrics, Page::Metrics)];
@@ -93,7 +94,7 @@ pub async fn run(config: DnsConfig, client: kube::Client, stop: CancellationToke
         }
     }
     let serving = responder.clone();
-    tasks.spawn(server::serve(vec![udp], vec![tcp], serving.clone(), end.clone()));
+    tasks.spawn(server::serve(udp, vec![tcp], serving.clone(), end.clone()));
     let (recorder, recording) = Recorder::new(client.clone(), end.clone());
     tasks.spawn(recording);
     let (stopped, ends) = (stop.clone(), end.clone());
@@ -103,7 +104,8 @@ pub async fn run(config: DnsConfig, client: kube::Client, stop: CancellationToke
         ends.cancel();
     });
     tracing::info!(zone = config.zone, port = config.port, "listening");
-    let live = Live::new(client.clone(), responder, recorder);
+    let (options, selected) = channel::channel(zone.read().options().clone());
+    let live = Live::new(client.clone(), responder, options, recorder);
     // Names count as known only once it is known how they are to be answered.
     let seen = tokio::select! {
         () = end.cancelled() => return Ok(()),
@@ -111,9 +113,12 @@ pub async fn run(config: DnsConfig, client: kube::Client, stop: CancellationToke
     };
     // The tasks end with this future: dropped, they are aborted.
     tokio::select! {
-        ended = watch::run(client, zone, end) => Ok(ended?),
-        ended = live.follow(seen) => Ok(ended?),
+        () = watch::run(client, zone, selected, end) => {}
+        ended = live.follow(seen) => ended?,
     }
+    // What was asked before the end is still answered.
+    while tasks.join_next().await.is_some() {}
+    Ok(())
 }
 
 /// Both families on one socket; IPv4 alone where the kernel has no IPv6.
@@ -121,8 +126,12 @@ fn all(port: u16) -> [SocketAddr; 2] {
     [(Ipv6Addr::UNSPECIFIED, port).into(), (Ipv4Addr::UNSPECIFIED, port).into()]
 }
 
-async fn udp_on_all(port: u16) -> Result<UdpSocket, Error> {
-    UdpSocket::bind(&all(port)[..]).await.map_err(|source| Error::Listen { port, source })
+/// A socket for each processor, up to four.
+fn udp_on_all(port: u16) -> Result<Vec<UdpSocket>, Error> {
+    let count = std::thread::available_parallelism().map_or(1, usize::from).min(4);
+    let listen = |addr| (0..count).map(|_| server::shared_udp(addr)).collect::<io::Result<Vec<_>>>();
+    let [both, v4] = all(port);
+    listen(both).or_else(|_| listen(v4)).map_err(|source| Error::Listen { port, source })
 }
 
 async fn tcp_on_all(port: u16) -> Result<TcpListener, Error> {

@@ -1,120 +1,222 @@
 //! Follows the API and keeps the zone up to date.
+//!
+//! The zone is all that is kept: an object is read, what it says about names is taken, and it is dropped. While the API
+//! server is away, the zone stays as it is.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::HashSet;
+use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use client::endpoints::service_of;
-use client::{Change, Informer, InformerGone, ObjectKey};
-use k8s_openapi::api::core::v1::{Namespace, Service};
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::runtime::watcher::Config;
-use kube::{Api, Client};
+use kube::runtime::watcher::{self, Event};
+use kube::{Api, Client, ResourceExt};
 use parking_lot::RwLock;
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::zone::Zone;
+use crate::zone::{Options, Zone};
 
-/// The slices of each Service, by name.
-#[derive(Default)]
-struct Slices(HashMap<ObjectKey, BTreeMap<String, Arc<EndpointSlice>>>);
+const FIRST_RETRY: Duration = Duration::from_millis(50);
+const LAST_RETRY: Duration = Duration::from_secs(2);
 
-impl Slices {
-    /// Takes a change in; gives the Services that it touches.
-    fn change(&mut self, change: &Change<EndpointSlice>) -> Vec<ObjectKey> {
-        let mut touched = Vec::new();
-        let old = match change {
-            Change::Applied { old, .. } => old.as_ref(),
-            Change::Deleted(last) => Some(last),
-        };
-        if let Some((old, key)) = old.and_then(|old| Some((old, service_of(old)?))) {
-            if let Some(slices) = self.0.get_mut(&key) {
-                slices.remove(old.metadata.name.as_deref().unwrap_or_default());
-                if slices.is_empty() {
-                    self.0.remove(&key);
-                }
-            }
-            touched.push(key);
-        }
-        if let Change::Applied { new, .. } = change
-            && let Some(key) = service_of(new)
-        {
-            let name = new.metadata.name.clone().unwrap_or_default();
-            self.0.entry(key.clone()).or_default().insert(name, new.clone());
-            touched.push(key);
-        }
-        touched
+/// A kind that names come from.
+trait Source: kube::Resource<DynamicType = ()> + Clone + DeserializeOwned + fmt::Debug + Send + 'static {
+    /// Takes in what the object says.
+    fn apply(&self, zone: &mut Zone);
+    /// Forgets the object.
+    fn remove(zone: &mut Zone, namespace: &str, name: &str);
+    /// Forgets all objects but these, `NAMESPACE/NAME`.
+    fn retain(zone: &mut Zone, keep: &HashSet<String>);
+}
+
+fn parts<K: kube::Resource>(object: &K) -> (String, String) {
+    (object.namespace().unwrap_or_default(), object.name_any())
+}
+
+impl Source for Service {
+    fn apply(&self, zone: &mut Zone) {
+        let (namespace, name) = parts(self);
+        zone.set_service(&namespace, &name, Some(self));
     }
 
-    fn of(&self, key: &ObjectKey) -> Vec<&EndpointSlice> {
-        self.0.get(key).into_iter().flatten().map(|(_, slice)| &**slice).collect()
+    fn remove(zone: &mut Zone, namespace: &str, name: &str) {
+        zone.set_service(namespace, name, None);
+    }
+
+    fn retain(zone: &mut Zone, keep: &HashSet<String>) {
+        zone.retain_services(keep);
     }
 }
 
-/// Keeps the zone up to date until `stop`.
+impl Source for EndpointSlice {
+    fn apply(&self, zone: &mut Zone) {
+        let (namespace, name) = parts(self);
+        let service = service_of(self);
+        zone.set_slice(&namespace, &name, service.as_ref().map(|service| (service.name.as_str(), self)));
+    }
+
+    fn remove(zone: &mut Zone, namespace: &str, name: &str) {
+        zone.set_slice(namespace, name, None);
+    }
+
+    fn retain(zone: &mut Zone, keep: &HashSet<String>) {
+        zone.retain_slices(keep);
+    }
+}
+
+impl Source for Namespace {
+    fn apply(&self, zone: &mut Zone) {
+        zone.set_namespace(&self.name_any(), true);
+    }
+
+    fn remove(zone: &mut Zone, _: &str, name: &str) {
+        zone.set_namespace(name, false);
+    }
+
+    fn retain(zone: &mut Zone, keep: &HashSet<String>) {
+        zone.retain_namespaces(keep);
+    }
+}
+
+impl Source for Pod {
+    fn apply(&self, zone: &mut Zone) {
+        let (namespace, name) = parts(self);
+        let spec_says = self.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true));
+        let status = self.status.as_ref();
+        let ended = status.is_some_and(|s| matches!(s.phase.as_deref(), Some("Succeeded" | "Failed")));
+        let all = status.and_then(|status| status.pod_ips.as_deref()).unwrap_or_default();
+        // The node's addresses are no Pod's, and those of an ended Pod may be another's by now.
+        let addresses: Vec<IpAddr> =
+            all.iter().filter(|_| !spec_says && !ended).filter_map(|ip| ip.ip.parse().ok()).collect();
+        zone.set_pod(&namespace, &name, &addresses);
+    }
+
+    fn remove(zone: &mut Zone, namespace: &str, name: &str) {
+        zone.set_pod(namespace, name, &[]);
+    }
+
+    fn retain(zone: &mut Zone, keep: &HashSet<String>) {
+        zone.retain_pods(keep);
+    }
+}
+
+/// Follows one kind for ever; says when it is known.
+async fn follow<K: Source>(
+    api: Api<K>,
+    selection: watcher::Config,
+    zone: Arc<RwLock<Zone>>,
+    known: watch::Sender<bool>,
+) {
+    let mut events = std::pin::pin!(watcher::watcher(api, selection));
+    let mut listed: HashSet<String> = HashSet::new();
+    let mut delay = FIRST_RETRY;
+    while let Some(event) = events.next().await {
+        let event = match event {
+            Ok(event) => event,
+            Err(error) => {
+                tracing::debug!(kind = std::any::type_name::<K>(), %error, "watch broke, retrying");
+                tokio::time::sleep(delay).await;
+                delay = (delay * 2).min(LAST_RETRY);
+                continue;
+            }
+        };
+        delay = FIRST_RETRY;
+        match event {
+            Event::Init => listed = HashSet::new(),
+            Event::InitApply(object) => {
+                let (namespace, name) = parts(&object);
+                listed.insert(format!("{namespace}/{name}"));
+                object.apply(&mut zone.write());
+            }
+            Event::InitDone => {
+                K::retain(&mut zone.write(), &std::mem::take(&mut listed));
+                known.send_replace(true);
+            }
+            Event::Apply(object) => object.apply(&mut zone.write()),
+            Event::Delete(object) => {
+                let (namespace, name) = parts(&object);
+                K::remove(&mut zone.write(), &namespace, &name);
+            }
+        }
+    }
+}
+
+/// What must be listed anew when it changes.
+fn selection(options: &Options) -> (Option<String>, Option<String>, bool, bool) {
+    (
+        options.labels.clone(),
+        options.namespace_labels.clone(),
+        options.endpoint_pod_names,
+        options.needs_pods(),
+    )
+}
+
+/// Keeps the zone up to date until `stop`, with what the options select.
 pub(crate) async fn run(
     client: Client,
     zone: Arc<RwLock<Zone>>,
+    mut options: watch::Receiver<Options>,
     stop: CancellationToken,
-) -> Result<(), InformerGone> {
-    let services = Informer::<Service>::start(Api::all(client.clone()), Config::default());
-    let slices = Informer::<EndpointSlice>::start(Api::all(client.clone()), Config::default());
-    let namespaces = Informer::<Namespace>::start(Api::all(client), Config::default());
-    tokio::select! {
-        () = stop.cancelled() => return Ok(()),
-        synced = async { tokio::try_join!(services.synced(), slices.synced(), namespaces.synced()) } => synced?,
-    };
-    let mut service_changes = services.subscribe();
-    let mut slice_changes = slices.subscribe();
-    let mut namespace_changes = namespaces.subscribe();
-    let mut known = Slices::default();
-    let mut dirty: HashSet<ObjectKey> = HashSet::new();
-    let mut first = true;
+) {
     loop {
-        while let Ok(change) = service_changes.try_recv() {
-            dirty.insert(ObjectKey::of(&**change.object()));
+        let now = selection(&options.borrow_and_update());
+        let mut all = Following {
+            client: client.clone(),
+            zone: zone.clone(),
+            tasks: JoinSet::new(),
+            known: Vec::new(),
+        };
+        all.start::<Service>(now.0.as_deref());
+        all.start::<EndpointSlice>(None);
+        all.start::<Namespace>(now.1.as_deref());
+        if now.3 {
+            all.start::<Pod>(None);
+        } else {
+            zone.write().retain_pods(&HashSet::new());
         }
-        while let Ok(change) = slice_changes.try_recv() {
-            dirty.extend(known.change(&change));
-        }
-        let mut named = Vec::new();
-        while let Ok(change) = namespace_changes.try_recv() {
-            named.push(change);
-        }
-        {
-            let mut writer = zone.write();
-            for change in named {
-                let name = change.object().metadata.name.clone().unwrap_or_default();
-                writer.set_namespace(&name, matches!(change, Change::Applied { .. }));
-            }
-            for key in dirty.drain() {
-                let service = services.get_key(&key);
-                writer.set_service(&key.namespace, &key.name, service.as_deref(), &known.of(&key));
-            }
-            if std::mem::take(&mut first) {
-                let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-                writer.set_synced(now.as_secs() as u32);
-                tracing::info!("the cluster's names are known");
-            }
-        }
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => return Ok(()),
-            change = service_changes.recv() => match change {
-                Some(change) => { dirty.insert(ObjectKey::of(&**change.object())); }
-                None => return services.synced().await,
-            },
-            change = slice_changes.recv() => match change {
-                Some(change) => dirty.extend(known.change(&change)),
-                None => return slices.synced().await,
-            },
-            change = namespace_changes.recv() => match change {
-                Some(change) => {
-                    let name = change.object().metadata.name.clone().unwrap_or_default();
-                    zone.write().set_namespace(&name, matches!(change, Change::Applied { .. }));
+        let mut known = std::mem::take(&mut all.known);
+        let waiting = zone.clone();
+        all.tasks.spawn(async move {
+            for one in &mut known {
+                if one.wait_for(|known| *known).await.is_err() {
+                    return;
                 }
-                None => return namespaces.synced().await,
-            },
+            }
+            let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            waiting.write().set_synced(since.as_secs() as u32);
+            tracing::info!("the cluster's names are known");
+            std::future::pending::<()>().await;
+        });
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = options.wait_for(|new| selection(new) != now) => {}
+            // The tasks end only by a defect; whoever started this server starts it anew.
+            _ = all.tasks.join_next() => return,
         }
+    }
+}
+
+struct Following {
+    client: Client,
+    zone: Arc<RwLock<Zone>>,
+    tasks: JoinSet<()>,
+    known: Vec<watch::Receiver<bool>>,
+}
+
+impl Following {
+    fn start<K: Source>(&mut self, labels: Option<&str>) {
+        let (tx, rx) = watch::channel(false);
+        let selection =
+            watcher::Config { label_selector: labels.map(str::to_owned), ..watcher::Config::default() };
+        let api = Api::all(self.client.clone());
+        self.tasks.spawn(follow::<K>(api, selection, self.zone.clone(), tx));
+        self.known.push(rx);
     }
 }

@@ -9,7 +9,7 @@ use futures::StreamExt;
 use http_body_util::{BodyExt, StreamBody, combinators::UnsyncBoxBody};
 use kube::client::Body;
 use serde_json::{Value, json};
-use tokio::sync::{Mutex, broadcast};
+use tokio::sync::{Mutex, broadcast, watch};
 use tokio_stream::wrappers::BroadcastStream;
 
 /// Objects by the path of their list, and a line to those that watch.
@@ -17,13 +17,28 @@ use tokio_stream::wrappers::BroadcastStream;
 pub struct FakeApi {
     lists: Arc<Mutex<HashMap<&'static str, Vec<Value>>>>,
     events: broadcast::Sender<(&'static str, Value)>,
+    away: watch::Sender<bool>,
 }
 
 impl FakeApi {
     /// An API with these objects.
     pub fn new(lists: impl IntoIterator<Item = (&'static str, Vec<Value>)>) -> Self {
         let (events, _) = broadcast::channel(16_384);
-        Self { lists: Arc::new(Mutex::new(lists.into_iter().collect())), events }
+        Self {
+            lists: Arc::new(Mutex::new(lists.into_iter().collect())),
+            events,
+            away: watch::channel(false).0,
+        }
+    }
+
+    /// Goes away, which ends all watches and refuses all requests, or comes back.
+    pub fn set_away(&self, away: bool) {
+        self.away.send_replace(away);
+    }
+
+    /// What is listed from now on, without a word to those that watch.
+    pub async fn set_list(&self, path: &'static str, items: Vec<Value>) {
+        self.lists.lock().await.insert(path, items);
     }
 
     /// A client of it.
@@ -48,6 +63,10 @@ impl FakeApi {
 
     async fn answer(&self, uri: &http::Uri) -> http::Response<UnsyncBoxBody<Bytes, Infallible>> {
         let path = uri.path().to_owned();
+        if *self.away.borrow() {
+            let nobody = StreamBody::new(futures::stream::empty()).boxed_unsync();
+            return http::Response::builder().status(503).body(nobody).unwrap();
+        }
         let frame = |value: Value| Ok(http_body::Frame::data(Bytes::from(format!("{value}\n"))));
         let body = if uri.query().unwrap_or_default().contains("watch=true") {
             let events = BroadcastStream::new(self.events.subscribe());
@@ -55,7 +74,9 @@ impl FakeApi {
                 let line = event.ok().filter(|(at, _)| *at == path).map(|(_, value)| frame(value));
                 async move { line }
             });
-            StreamBody::new(mine).boxed_unsync()
+            let mut away = self.away.subscribe();
+            let gone = async move { while away.wait_for(|away| *away).await.is_err() {} };
+            StreamBody::new(mine.take_until(Box::pin(gone))).boxed_unsync()
         } else {
             let items = self.lists.lock().await.get(path.as_str()).cloned().unwrap_or_default();
             let list = json!({"metadata": {"resourceVersion": "1"}, "items": items});

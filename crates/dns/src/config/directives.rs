@@ -1,57 +1,48 @@
 //! Directives, one function each: from words to what the server is to do, or to what is wrong with them.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use hickory_proto::rr::Name;
-
-use super::{Forward, Kubernetes, Server, Through};
-use crate::cache::{Cache, Lives};
-use crate::corefile::{Block, Directive, Error, Line};
-use crate::forward::{Forwarder, Policy, Target, Upstreams};
+use super::words::{
+    bare, class, domain, domains, duration, name, not_understood, number, record_type, regex, words, zone,
+};
+use super::{Autopath, Forward, Kubernetes, Log, Server, Through};
+use crate::cache::{Cache, Half, Lives, Prefetch, Stale};
+use crate::corefile::{Block, Directive, Error};
+use crate::forward::Forwarder;
 use crate::hosts::Hosts;
-use crate::rewrite::{Match, Rule};
+use crate::name::Domain;
+use crate::template::{Line, Template};
+use crate::wire::{Section, code};
+use crate::zone::{Options, Pods};
 
-/// A fully qualified name.
-pub(super) fn name(word: &str, line: usize) -> Result<Name, Error> {
-    let mut name = Name::from_ascii(word)
-        .map_err(|_| Error::new(line, format!("{word:?} is not a DNS name")))?
-        .to_lowercase();
-    name.set_fqdn(true);
-    Ok(name)
-}
+mod forward;
+mod rewrite;
 
-fn number(word: &str, line: usize, most: u32) -> Result<u32, Error> {
-    let outside = || Error::new(line, format!("{word:?} is not a whole number from 0 to {most}"));
-    word.parse().ok().filter(|n| *n <= most).ok_or_else(outside)
-}
+const KNOWN: &str = "any, autopath, bufsize, cache, errors, forward, health, hosts, kubernetes, loadbalance, log, loop, \
+                     prometheus, ready, reload, rewrite, template";
 
-fn words(line: &Line) -> Vec<&str> {
-    line.words.iter().map(String::as_str).collect()
-}
+/// Directives that may stand in a block once.
+const SINGLE: [&str; 13] = [
+    "any",
+    "autopath",
+    "bufsize",
+    "cache",
+    "errors",
+    "health",
+    "hosts",
+    "kubernetes",
+    "loadbalance",
+    "log",
+    "loop",
+    "prometheus",
+    "ready",
+];
 
-fn not_understood(line: &Line) -> Error {
-    Error::new(line.number, format!("{:?} is not understood here", line.words.join(" ")))
-}
-
-/// `.:53`, `example.org`, `dns://example.org.:53`.
-fn zone(key: &str, line: usize) -> Result<Name, Error> {
-    let plain = key.strip_prefix("dns://").unwrap_or(key);
-    if plain.contains("://") {
-        return Err(Error::new(line, format!("{key:?}: this server speaks plain DNS (dns://) only")));
-    }
-    match plain.rsplit_once(':') {
-        Some((zone, "53")) => name(zone, line),
-        Some((_, port)) => {
-            Err(Error::new(line, format!("port {port:?}: this server listens on port 53 only")))
-        }
-        None => name(plain, line),
-    }
-}
-
-pub(super) fn server(block: &Block, domain: &Name) -> Result<Server, Error> {
+pub(super) fn server(block: &Block, cluster: &Domain) -> Result<Server, Error> {
     let mut server = Server::default();
     let at = block.keys.number;
     for key in block.keys.words.iter().flat_map(|word| word.split(',')).filter(|key| !key.is_empty()) {
@@ -60,67 +51,95 @@ pub(super) fn server(block: &Block, domain: &Name) -> Result<Server, Error> {
     let (mut lives, mut forwards) = (None, Vec::new());
     for directive in &block.directives {
         let head = &directive.head;
-        let single =
-            ["kubernetes", "hosts", "cache", "health", "ready", "prometheus", "log", "loadbalance", "loop"];
-        let twice = |d: &&Directive| d.head.words[0] == head.words[0];
-        if single.contains(&head.words[0].as_str()) && block.directives.iter().filter(twice).count() > 1 {
-            return Err(Error::new(head.number, format!("directive {:?} stands here twice", head.words[0])));
+        let own = head.words[0].as_str();
+        let twice = |d: &&Directive| d.head.words[0] == own;
+        if SINGLE.contains(&own) && block.directives.iter().filter(twice).count() > 1 {
+            return Err(Error::new(head.number, format!("directive {own:?} stands here twice")));
         }
-        match words(head)[..] {
-            ["ready"] | ["reload", ..] | ["ready", ":8181"] => bare(directive)?,
-            ["prometheus"] | ["prometheus", ":9153"] => bare(directive)?,
-            ["errors"] => {
-                bare(directive)?;
-                server.errors = true;
-            }
-            ["log"] | ["log", "."] => {
-                bare(directive)?;
-                server.log = true;
-            }
-            ["loop"] => {
-                bare(directive)?;
-                server.finds_loops = true;
-            }
-            ["loadbalance"] | ["loadbalance", "round_robin"] => {
-                bare(directive)?;
-                server.shuffle = true;
-            }
-            ["health"] | ["health", ":8080"] => server.lameduck = health(directive)?,
-            ["cache", ..] => lives = Some(cache(directive)?),
-            ["hosts", ..] => server.hosts = Some(hosts(directive)?),
-            ["kubernetes", ..] => server.kubernetes = Some(kubernetes(directive, domain)?),
-            ["rewrite", ..] => {
-                bare(directive)?;
-                server.rewrites.push(rewrite(head)?);
-            }
-            ["forward", ..] => forwards.push(forward(directive)?),
-            ["health" | "ready" | "prometheus", address, ..] => {
-                let what = format!("{address:?}: {} has the port of the add-on's Pod only", head.words[0]);
-                return Err(Error::new(head.number, what));
-            }
-            ["errors" | "log" | "loop" | "loadbalance", ..] => return Err(not_understood(head)),
-            [unknown, ..] => {
-                let what = format!("unknown directive {unknown:?}; known are: {KNOWN}");
-                return Err(Error::new(head.number, what));
-            }
-            [] => {}
+        if !server.plugins.iter().any(|known| known == own) {
+            server.plugins.push(own.to_owned());
+        }
+        match own {
+            "cache" => lives = Some(cache(directive)?),
+            "forward" => forwards.push(forward::read(directive)?),
+            _ => plain(&mut server, directive, cluster)?,
         }
     }
-    let forwarder = |upstreams| Forwarder::new(upstreams, lives.clone().map(Cache::new));
     server.forwards = (forwards.into_iter())
-        .map(|Asked { from, except, upstreams }| {
-            Arc::new(Forward { from, except, forwarder: forwarder(upstreams), loops: AtomicBool::new(false) })
+        .map(|asked: forward::Asked| {
+            let forwarder = Arc::new(Forwarder::new(asked.upstreams, lives.clone().map(Cache::new)));
+            let loops = AtomicBool::new(false);
+            Arc::new(Forward { from: asked.from, except: asked.except, forwarder, loops })
         })
         .collect();
     Ok(server)
 }
 
-const KNOWN: &str = "cache, errors, forward, health, hosts, kubernetes, loadbalance, log, loop, prometheus, ready, \
-                     reload, rewrite";
+/// Directives that need to know of no other.
+fn plain(server: &mut Server, directive: &Directive, cluster: &Domain) -> Result<(), Error> {
+    let head = &directive.head;
+    match words(head)[..] {
+        ["ready"] | ["reload", ..] | ["ready", ":8181"] | ["prometheus"] | ["prometheus", ":9153"] => {
+            bare(directive)?;
+        }
+        ["errors"] => {
+            bare(directive)?;
+            server.errors = true;
+        }
+        ["log"] | ["log", "."] => server.log = Some(log(directive)?),
+        ["loop"] => {
+            bare(directive)?;
+            server.finds_loops = true;
+        }
+        ["any"] => {
+            bare(directive)?;
+            server.no_any = true;
+        }
+        ["bufsize"] => server.most_by_udp = Some(crate::wire::UDP_SIZE),
+        ["bufsize", size] => {
+            let size = number(size, head.number, 4096)?.max(512);
+            server.most_by_udp = Some(size as u16);
+        }
+        ["loadbalance"] | ["loadbalance", "round_robin"] => {
+            bare(directive)?;
+            server.shuffle = true;
+        }
+        ["health"] | ["health", ":8080"] => server.lameduck = health(directive)?,
+        ["hosts", ..] => server.hosts = Some(hosts(directive)?),
+        ["kubernetes", ..] => server.kubernetes = Some(kubernetes(directive, cluster)?),
+        ["rewrite", ..] => server.rewrites.push(rewrite::read(directive)?),
+        ["template", ..] => server.templates.push(template(directive, &server.zones)?),
+        ["autopath", ..] => server.autopath = Some(autopath(directive, &server.zones)?),
+        ["health" | "ready" | "prometheus", address, ..] => {
+            let what = format!("{address:?}: {} has the port of the add-on's Pod only", head.words[0]);
+            return Err(Error::new(head.number, what));
+        }
+        ["errors" | "log" | "loop" | "loadbalance" | "any" | "bufsize", ..] => {
+            return Err(not_understood(head));
+        }
+        [unknown, ..] => {
+            let what = format!("unknown directive {unknown:?}; known are: {KNOWN}");
+            return Err(Error::new(head.number, what));
+        }
+        [] => {}
+    }
+    Ok(())
+}
 
-/// A directive that has no block.
-fn bare(directive: &Directive) -> Result<(), Error> {
-    directive.body.first().map_or(Ok(()), |line| Err(not_understood(line)))
+fn log(directive: &Directive) -> Result<Log, Error> {
+    let Some((line, rest)) = directive.body.split_first() else { return Ok(Log::ALL) };
+    let mut log = Log::default();
+    let ["class", ref classes @ ..] = words(line)[..] else { return Err(not_understood(line)) };
+    for class in classes {
+        match *class {
+            "all" => log = Log::ALL,
+            "success" => log.success = true,
+            "denial" => log.denial = true,
+            "error" => log.error = true,
+            _ => return Err(not_understood(line)),
+        }
+    }
+    rest.first().map_or(Ok(log), |line| Err(not_understood(line)))
 }
 
 fn health(directive: &Directive) -> Result<Duration, Error> {
@@ -134,48 +153,81 @@ fn health(directive: &Directive) -> Result<Duration, Error> {
     Ok(lameduck)
 }
 
-/// `5s`, `500ms`, `1m`, or seconds.
-fn duration(word: &str, line: usize) -> Result<Duration, Error> {
-    let digits = word.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit = match &word[digits.len()..] {
-        "ms" => 1,
-        "" | "s" => 1000,
-        "m" => 60_000,
-        _ => return Err(Error::new(line, format!("{word:?} is no time; write it as 500ms, 5s or 1m"))),
-    };
-    let millis = u64::from(number(digits, line, 3_600_000)?) * unit;
-    Ok(Duration::from_millis(millis))
-}
-
-/// Longest lives that CoreDNS gives (seconds).
-const SUCCESS: u32 = 3600;
-const DENIAL: u32 = 1800;
-
 fn cache(directive: &Directive) -> Result<Lives, Error> {
     let at = directive.head.number;
-    let mut lives = Lives { success: SUCCESS, denial: DENIAL, ..Lives::all(0) };
-    match words(&directive.head)[1..] {
-        [] => {}
-        [ttl] => {
-            let ttl = number(ttl, at, SUCCESS)?;
-            (lives.success, lives.denial) = (ttl, ttl.min(DENIAL));
+    let head = words(&directive.head);
+    let (mut lives, zones) = match head[1..] {
+        [] => (Lives::default(), &[][..]),
+        [ttl, ref zones @ ..] if ttl.bytes().all(|b| b.is_ascii_digit()) => {
+            (Lives::at_most(number(ttl, at, 3600)?), zones)
         }
-        _ => return Err(not_understood(&directive.head)),
+        ref zones => (Lives::default(), zones),
+    };
+    if !zones.is_empty() {
+        return Err(Error::new(
+            at,
+            "a cache of some zones only; write `disable success ZONE` for the others",
+        ));
     }
     for line in &directive.body {
-        let zones = |words: &[&str]| -> Result<Vec<Name>, Error> {
-            match words {
-                [] => Ok(vec![Name::root()]),
-                all => all.iter().map(|word| name(word, line.number)).collect(),
-            }
-        };
+        let at = line.number;
         match words(line)[..] {
-            ["disable", "success", ref rest @ ..] => lives.no_success = zones(rest)?,
-            ["disable", "denial", ref rest @ ..] => lives.no_denial = zones(rest)?,
+            ["disable", "success", ref rest @ ..] => lives.success.not_of = domains(rest, at)?,
+            ["disable", "denial", ref rest @ ..] => lives.denial.not_of = domains(rest, at)?,
+            ["success", ref rest @ ..] => half(&mut lives.success, rest, at)?,
+            ["denial", ref rest @ ..] => half(&mut lives.denial, rest, at)?,
+            ["servfail", time] => lives.failure = duration(time, at)?.as_secs().min(300) as u32,
+            ["keepttl"] => lives.keep_ttl = true,
+            ["prefetch", amount, ref rest @ ..] => lives.prefetch = Some(prefetch(amount, rest, at)?),
+            ["serve_stale", ref rest @ ..] => {
+                let (time, verify) = match rest {
+                    [] => ("1h", false),
+                    [time] | [time, "immediate"] => (*time, false),
+                    [time, "verify"] => (*time, true),
+                    _ => return Err(not_understood(line)),
+                };
+                lives.stale = Some(Stale { extra: duration(time, at)?, verify });
+            }
             _ => return Err(not_understood(line)),
         }
     }
     Ok(lives)
+}
+
+/// `CAPACITY [TTL] [MINTTL]`.
+fn half(half: &mut Half, words: &[&str], line: usize) -> Result<(), Error> {
+    let [most, ttls @ ..] = words else { return Err(Error::new(line, "a capacity is missing")) };
+    half.most = number(most, line, 100_000)?.max(1) as usize;
+    match ttls {
+        [] => {}
+        [longest] => half.longest = number(longest, line, 86_400)?,
+        [longest, shortest] => {
+            half.longest = number(longest, line, 86_400)?;
+            half.shortest = number(shortest, line, half.longest)?;
+        }
+        _ => return Err(Error::new(line, "expected CAPACITY [TTL] [MINTTL]")),
+    }
+    Ok(())
+}
+
+/// `AMOUNT [DURATION [PERCENTAGE%]]`.
+fn prefetch(amount: &str, rest: &[&str], line: usize) -> Result<Prefetch, Error> {
+    let amount = number(amount, line, u32::MAX)?;
+    let mut prefetch = Prefetch { amount, within: Duration::from_secs(60), percentage: 10 };
+    if let [within, ..] = rest {
+        prefetch.within = duration(within, line)?;
+    }
+    match rest {
+        [] | [_] => {}
+        [_, percent] => {
+            let digits = percent
+                .strip_suffix('%')
+                .ok_or_else(|| Error::new(line, format!("{percent:?} is no percentage; write it as 10%")))?;
+            prefetch.percentage = number(digits, line, 90)?.max(10);
+        }
+        _ => return Err(Error::new(line, "expected AMOUNT [DURATION [PERCENTAGE%]]")),
+    }
+    Ok(prefetch)
 }
 
 fn hosts(directive: &Directive) -> Result<(Hosts, Through), Error> {
@@ -196,7 +248,7 @@ fn hosts(directive: &Directive) -> Result<(Hosts, Through), Error> {
                 let not_one = |_| Error::new(at, format!("{addr:?} is not an IP address"));
                 let addr: IpAddr = addr.parse().map_err(not_one)?;
                 for word in names {
-                    hosts.add(addr, name(word, at)?);
+                    hosts.add(addr, &name(word, at)?);
                 }
             }
             _ => return Err(not_understood(line)),
@@ -208,114 +260,123 @@ fn hosts(directive: &Directive) -> Result<(Hosts, Through), Error> {
     Ok((hosts, through))
 }
 
-fn kubernetes(directive: &Directive, domain: &Name) -> Result<Kubernetes, Error> {
+fn kubernetes(directive: &Directive, cluster: &Domain) -> Result<Kubernetes, Error> {
     let at = directive.head.number;
     let mut reverse = Vec::new();
     let mut named = false;
+    let trees: Vec<Domain> = ["in-addr.arpa", "ip6.arpa"].into_iter().filter_map(Domain::parse).collect();
     for word in &directive.head.words[1..] {
-        let zone = name(word, at)?;
-        let arpa = ["in-addr.arpa.", "ip6.arpa."]
-            .iter()
-            .any(|a| Name::from_ascii(a).is_ok_and(|a| a.zone_of(&zone)));
-        if arpa {
+        let zone = domain(word, at)?;
+        if trees.iter().any(|tree| tree.holds(&zone.name())) {
             reverse.push(zone);
-        } else if zone == *domain {
+        } else if zone == *cluster {
             named = true;
         } else {
-            return Err(Error::new(at, format!("zone {word:?}: the domain of this cluster is {domain}")));
+            return Err(Error::new(at, format!("zone {word:?}: the domain of this cluster is {cluster}")));
         }
     }
     if !named {
-        return Err(Error::new(at, format!("the domain of this cluster, {domain}, is missing")));
+        return Err(Error::new(at, format!("the domain of this cluster, {cluster}, is missing")));
     }
-    let mut kubernetes = Kubernetes { ttl: 5, no_pods: pods(domain), reverse, through: Through::default() };
+    let options = Options::default();
+    let mut kubernetes = Kubernetes { ttl: 5, options, reverse, through: Through::default() };
     for line in &directive.body {
+        let options = &mut kubernetes.options;
         match words(line)[..] {
-            ["pods", "insecure"] => kubernetes.no_pods = None,
-            ["pods", "disabled"] => kubernetes.no_pods = pods(domain),
+            ["pods", "insecure"] => options.pods = Pods::Insecure,
+            ["pods", "verified"] => options.pods = Pods::Verified,
+            ["pods", "disabled"] => options.pods = Pods::Disabled,
+            ["endpoint_pod_names"] => options.endpoint_pod_names = true,
+            ["noendpoints"] => options.no_endpoints = true,
+            ["ignore", "empty_service"] => options.ignore_empty = true,
+            ["namespaces", ref names @ ..] if !names.is_empty() => {
+                options.namespaces = names.iter().map(|name| (*name).to_owned()).collect();
+            }
+            ["namespace_labels", ref selector @ ..] if !selector.is_empty() => {
+                options.namespace_labels = Some(selector.join(" "));
+            }
+            ["labels", ref selector @ ..] if !selector.is_empty() => {
+                options.labels = Some(selector.join(" "))
+            }
             ["ttl", seconds] => kubernetes.ttl = number(seconds, line.number, 3600)?,
             ["fallthrough", ..] => kubernetes.through = Through::read(line)?,
+            // Until the API has been heard this server answers SERVFAIL instead of not at all.
+            ["startup_timeout", time] => {
+                duration(time, line.number)?;
+            }
+            // CoreDNS takes it without effect: targets of aliases are always looked up.
+            ["upstream", ..] => {}
+            ["endpoint" | "tls" | "kubeconfig" | "apiserver_qps" | "apiserver_burst", ..] => {
+                let what =
+                    "the add-on's Pod asks the API server with the account of its own; leave this line out";
+                return Err(Error::new(line.number, what));
+            }
             _ => return Err(not_understood(line)),
         }
+    }
+    if !kubernetes.options.namespaces.is_empty() && kubernetes.options.namespace_labels.is_some() {
+        return Err(Error::new(at, "namespaces and namespace_labels cannot both be set"));
     }
     Ok(kubernetes)
 }
 
-fn pods(domain: &Name) -> Option<Name> {
-    domain.prepend_label("pod").ok()
-}
-
-/// `rewrite [continue|stop] name [exact|prefix|suffix|substring] FROM TO [answer auto]`.
-fn rewrite(line: &Line) -> Result<Rule, Error> {
-    let all = words(line);
-    let mut rest = &all[1..];
-    let goes_on = rest.first() == Some(&"continue");
-    if let ["continue" | "stop", more @ ..] = rest {
-        rest = more;
-    }
-    let ["name", more @ ..] = rest else { return Err(not_understood(line)) };
-    let more = more.strip_suffix(&["answer", "auto"]).unwrap_or(more);
-    let (by, from, to) = match more {
-        [from, to] | ["exact", from, to] => (Match::Exact, from, to),
-        ["prefix", from, to] => (Match::Prefix, from, to),
-        ["suffix", from, to] => (Match::Suffix, from, to),
-        ["substring", from, to] => (Match::Substring, from, to),
-        _ => return Err(not_understood(line)),
-    };
-    let text = |word: &str| match by {
-        Match::Exact => name(word, line.number).map(|name| name.to_ascii()),
-        Match::Suffix => Ok(format!("{}.", word.trim_end_matches('.').to_ascii_lowercase())),
-        Match::Prefix | Match::Substring => Ok(word.to_ascii_lowercase()),
-    };
-    if from.is_empty() {
-        return Err(not_understood(line));
-    }
-    Ok(Rule { by, from: text(from)?, to: text(to)?, goes_on })
-}
-
-struct Asked {
-    from: Name,
-    except: Vec<Name>,
-    upstreams: Upstreams,
-}
-
-fn forward(directive: &Directive) -> Result<Asked, Error> {
+/// `template CLASS TYPE [ZONE...]`.
+fn template(directive: &Directive, zones: &[Domain]) -> Result<Template, Error> {
     let head = &directive.head;
-    let ["forward", from, ref to @ ..] = words(head)[..] else { return Err(not_understood(head)) };
-    if to.is_empty() {
-        return Err(Error::new(head.number, "forward needs a zone and at least one server or file"));
-    }
-    let targets = to.iter().map(|word| target(word, head.number)).collect::<Result<_, _>>()?;
-    let mut asked =
-        Asked { from: name(from, head.number)?, except: Vec::new(), upstreams: Upstreams::new(targets) };
+    let ["template", of, kind, ref own @ ..] = words(head)[..] else { return Err(not_understood(head)) };
+    let mut template = Template {
+        class: class(of, head.number)?,
+        kind: record_type(kind, head.number)?,
+        zones: if own.is_empty() { zones.to_vec() } else { domains(own, head.number)? },
+        matches: Vec::new(),
+        lines: Vec::new(),
+        code: code::NOERROR,
+        through: Through::default(),
+    };
     for line in &directive.body {
+        let at = line.number;
         match words(line)[..] {
-            ["except", ref zones @ ..] if !zones.is_empty() => {
-                for zone in zones {
-                    asked.except.push(name(zone, line.number)?);
+            ["match", ref all @ ..] if !all.is_empty() => {
+                for word in all {
+                    template.matches.push(regex(word, at)?);
                 }
             }
-            ["force_tcp"] => asked.upstreams.force_tcp = true,
-            // Which is what this server does.
-            ["prefer_udp"] => {}
-            ["policy", "random"] => asked.upstreams.policy = Policy::Random,
-            ["policy", "round_robin"] => asked.upstreams.policy = Policy::RoundRobin,
-            ["policy", "sequential"] => asked.upstreams.policy = Policy::Sequential,
-            ["max_concurrent", most] => {
-                asked.upstreams.in_flight = number(most, line.number, 1_000_000)? as usize;
+            [section @ ("answer" | "additional" | "authority"), ref text @ ..] if !text.is_empty() => {
+                let section = match section {
+                    "answer" => Section::Answer,
+                    "authority" => Section::Authority,
+                    _ => Section::Additional,
+                };
+                let read = Line::read(&text.join(" ")).map_err(|what| Error::new(at, what))?;
+                template.lines.push((section, read));
             }
+            ["rcode", code] => {
+                let known = (0..=5).find(|known| code::name(*known) == code);
+                template.code = known.ok_or_else(|| Error::new(at, format!("{code:?} is not a code")))?;
+            }
+            ["fallthrough", ..] => template.through = Through::read(line)?,
             _ => return Err(not_understood(line)),
         }
     }
-    Ok(asked)
+    if template.matches.is_empty() {
+        template.matches.push(regex(".*", head.number)?);
+    }
+    template.lines.sort_by_key(|(section, _)| *section);
+    Ok(template)
 }
 
-fn target(word: &str, line: usize) -> Result<Target, Error> {
-    let plain = word.strip_prefix("dns://").unwrap_or(word);
-    if plain.starts_with('/') {
-        return Ok(Target::File(plain.into()));
-    }
-    let bare = plain.parse().map(|ip: IpAddr| SocketAddr::new(ip, 53));
-    let what = || format!("{word:?} is neither an address of a server, with or without port, nor a file");
-    bare.or_else(|_| plain.parse()).map(Target::Server).map_err(|_| Error::new(line, what()))
+/// `autopath [ZONE...] RESOLV-CONF|@kubernetes`.
+fn autopath(directive: &Directive, zones: &[Domain]) -> Result<Autopath, Error> {
+    bare(directive)?;
+    let head = &directive.head;
+    let ["autopath", ref own @ .., from] = words(head)[..] else { return Err(not_understood(head)) };
+    let (of_pods, file) = match from {
+        "@kubernetes" => (true, "/etc/resolv.conf"),
+        file if file.starts_with('/') => (false, file),
+        _ => return Err(Error::new(head.number, format!("{from:?} is neither @kubernetes nor a file"))),
+    };
+    let searches =
+        crate::forward::searched(Path::new(file)).iter().filter_map(|d| Domain::parse(d)).collect();
+    let zones = if own.is_empty() { zones.to_vec() } else { domains(own, head.number)? };
+    Ok(Autopath { zones, of_pods, searches })
 }

@@ -6,7 +6,7 @@ use super::*;
 fn told(responder: &Responder, name: &str, kind: RecordType) -> (ResponseCode, Vec<String>) {
     let mut message = Message::query();
     message.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));
-    let Step::Answer(bytes) = responder.begin(&message.to_vec().unwrap(), Transport::Udp) else {
+    let Some(bytes) = begin(responder, &message.to_vec().unwrap()) else {
         return (ResponseCode::NoError, vec!["asked upstream".into()]);
     };
     let answer = Message::from_vec(&bytes).unwrap();
@@ -81,7 +81,7 @@ fn directives_change_answers() {
     assert_eq!(told(&responder, "b.example.org.", RecordType::A), none(ResponseCode::ServFail));
     assert_eq!(told(&responder, "example.com.", RecordType::A), none(ResponseCode::Refused), "nobody's zone");
     assert_eq!(told(&responder, "example.com.", RecordType::AXFR), none(ResponseCode::Refused));
-    let responder = by(".:53 {\n kubernetes cluster.local {\n  fallthrough\n }\n}\n");
+    let responder = by(".:53 {\n kubernetes cluster.local {\n  fallthrough\n }\n forward . 192.0.2.1\n}\n");
     let asked = (ResponseCode::NoError, vec!["asked upstream".to_owned()]);
     assert_eq!(told(&responder, "no.svc.cluster.local.", RecordType::A), asked);
     let reverse = told(&responder, "7.0.96.10.in-addr.arpa.", RecordType::PTR);
@@ -90,23 +90,31 @@ fn directives_change_answers() {
 
 #[test]
 fn what_a_corefile_may_not_ask_is_said_with_its_line() {
-    let domain = Name::from_ascii("cluster.local.").unwrap();
+    let domain = Domain::parse("cluster.local.").unwrap();
     for (line, part) in [
-        ("frobnicate", "unknown directive \"frobnicate\"; known are: cache,"),
-        ("template IN A example.org {\n }", "unknown directive \"template\""),
+        ("frobnicate", "unknown directive \"frobnicate\"; known are: any, autopath,"),
+        ("template IN A example.org {\n  answer \"{{ .Meta }}\"\n }", "3: {{ .Meta }} is not understood"),
+        ("template IN NONE", "not a type of records"),
+        ("template IN A {\n  match (\n }", "3: \"(\" is no regular expression"),
+        ("autopath kubernetes", "neither @kubernetes nor a file"),
+        ("cache 30 example.org", "a cache of some zones only"),
+        ("cache {\n  prefetch 5 1m 10\n }", "3: \"10\" is no percentage"),
+        ("cache {\n  serve_stale 1h later\n }", "3: \"serve_stale 1h later\""),
         ("errors {\n  stacktrace\n }", "3: \"stacktrace\" is not understood here"),
         ("kubernetes other.local", "the domain of this cluster is cluster.local."),
         ("kubernetes in-addr.arpa", "cluster.local., is missing"),
-        ("kubernetes cluster.local {\n  pods verified\n }", "3: \"pods verified\""),
+        ("kubernetes cluster.local {\n  pods maybe\n }", "3: \"pods maybe\""),
+        ("kubernetes cluster.local {\n  endpoint https://x\n }", "3: the add-on's Pod asks"),
         ("kubernetes cluster.local {\n  ttl 9999\n }", "whole number from 0 to 3600"),
         ("forward .", "at least one server"),
-        ("forward . tls://1.1.1.1", "neither an address"),
+        ("forward . tls://one", "neither an address"),
+        ("forward . 1.1.1.1 {\n  tls /does/not/exist\n }", "3: /does/not/exist: "),
         ("forward . 1.1.1.1 {\n  max_concurrent many\n }", "3: \"many\""),
         ("cache 99999", "whole number"),
         ("hosts /etc/hosts", "cannot be read"),
         ("hosts {\n  1.2.3 a\n }", "3: \"1.2.3\" is not an IP address"),
-        ("rewrite type ANY HINFO", "not understood"),
-        ("rewrite name regex a b", "not understood"),
+        ("rewrite edns0 local set 0xffee abcd", "not understood"),
+        ("rewrite name regex ( b", "no regular expression"),
         ("health :9999", "port of the add-on"),
         ("health {\n  lameduck soon\n }", "no time"),
         ("ready\n ready", "twice"),

@@ -14,7 +14,10 @@ pub struct Options {
 /// Serves DNS with the Pod's own account until it is told to end.
 pub fn run(options: &Options) -> anyhow::Result<()> {
     crate::daemon::log_to_stderr();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    // One for each processor, since sockets are; and one more than a single one, so that no list of the API's delays an
+    // answer.
+    let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 4);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
     runtime.block_on(async {
         let client = kube::Client::try_default().await?;
         let stop = CancellationToken::new();

@@ -1,14 +1,14 @@
 //! Every row of the record table and of the table of answer codes, asked of the pure function.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+use hickory_proto::op::Message;
+use hickory_proto::rr::Record;
+use serde_json::Value;
 
-use dns::answer::{Answer, answer, authority};
-use dns::zone::Zone;
-use hickory_proto::rr::RecordType::{self, A, AAAA, ANY, AXFR, CNAME, IXFR, MX, NS, PTR, SOA, SRV, TXT};
-use hickory_proto::rr::{DNSClass, Name, RData, Record};
-use k8s_openapi::api::core::v1::Service;
-use k8s_openapi::api::discovery::v1::EndpointSlice;
-use serde_json::{Value, json};
+use super::*;
+use crate::answer::{Verdict, answer, authority};
+use crate::name::Qname;
+use crate::wire::kind::{A, AAAA, ANY, AXFR, CNAME, IXFR, MX, NS, PTR, SOA, SRV, TXT};
+use crate::wire::{Head, IN, Owner, Question, Section};
 
 fn service(spec: Value) -> Service {
     serde_json::from_value(json!({"spec": spec})).unwrap()
@@ -24,12 +24,20 @@ fn slice(endpoints: Value, family: &str) -> EndpointSlice {
 
 const NONE: [EndpointSlice; 0] = [];
 
-fn zone() -> Zone {
-    let mut zone = Zone::new(Name::from_ascii("cluster.local").unwrap(), 30);
+/// A Service and its slices.
+fn set(zone: &mut Zone, name: &str, service: Option<&Service>, slices: &[EndpointSlice]) {
+    zone.set_service("default", name, service);
+    for (i, slice) in slices.iter().enumerate() {
+        zone.set_slice("default", &format!("{name}-{i}"), Some((name, slice)));
+    }
+}
+
+pub(super) fn zone() -> Zone {
+    let mut zone = Zone::new(Domain::parse("cluster.local").unwrap(), 30);
     zone.set_namespace("default", true);
     zone.set_namespace("empty", true);
     let mut put = |name: &str, spec: Value, slices: &[EndpointSlice]| {
-        zone.set_service("default", name, Some(&service(spec)), slices);
+        set(&mut zone, name, Some(&service(spec)), slices);
     };
     let ports = json!([{"name": "http", "port": 80}, {"name": "", "port": 81},
         {"name": "dns", "port": 53, "protocol": "UDP"}]);
@@ -57,36 +65,51 @@ fn zone() -> Zone {
     put("inward", alias("web.default.svc.cluster.local"), &NONE);
     put("circle", alias("circle.default.svc.cluster.local"), &NONE);
     let dns = service(json!({"clusterIP": "10.96.0.10"}));
-    zone.set_service("kube-system", "kube-dns", Some(&dns), &NONE);
+    zone.set_service("kube-system", "kube-dns", Some(&dns));
     zone.set_synced(7);
     zone
 }
 
-fn ask_of(zone: &Zone, name: &str, kind: RecordType) -> Answer {
-    answer(zone, &Name::from_ascii(name).unwrap(), DNSClass::IN, kind)
+/// The verdict, and the answer as another library reads it.
+fn ask_of(zone: &Zone, name: &str, kind: u16) -> (Verdict, Message) {
+    let question = Question::new(&Qname::parse(name).unwrap(), kind, IN);
+    let mut out = Response::default();
+    out.begin(&question);
+    let verdict = answer(zone, &question.name, IN, kind, &mut out);
+    let head = Head { code: 0, authoritative: true, authentic: false };
+    (verdict, Message::from_vec(out.finish(&question, head, 65_535)).unwrap())
 }
 
-fn ask(name: &str, kind: RecordType) -> Answer {
+fn ask(name: &str, kind: u16) -> (Verdict, Message) {
     ask_of(&zone(), name, kind)
 }
 
-/// The data of the answer, sorted; a code otherwise.
-fn got(name: &str, kind: RecordType) -> Vec<String> {
-    match ask(name, kind) {
-        Answer::Records(records, _) => {
-            let mut data: Vec<String> = records.iter().map(|r| r.data.to_string()).collect();
+/// The data of the answer, sorted; a verdict otherwise.
+fn got_of(zone: &Zone, name: &str, kind: u16) -> Vec<String> {
+    match ask_of(zone, name, kind) {
+        (Verdict::Found | Verdict::Alias(_), message) => {
+            let mut data: Vec<String> = message.answers.iter().map(|r| r.data.to_string()).collect();
             data.sort();
             data
         }
-        other => vec![format!("{other:?}")],
+        (other, _) => vec![format!("{other:?}")],
     }
 }
 
-fn further(name: &str, kind: RecordType) -> Vec<String> {
-    let Answer::Records(_, further) = ask(name, kind) else { panic!("no records") };
-    let mut data: Vec<String> = further.iter().map(|r| format!("{} {}", r.name, r.data)).collect();
+fn got(name: &str, kind: u16) -> Vec<String> {
+    got_of(&zone(), name, kind)
+}
+
+fn further(name: &str, kind: u16) -> Vec<String> {
+    let (_, message) = ask(name, kind);
+    let mut data: Vec<String> =
+        message.additionals.iter().map(|r| format!("{} {}", r.name, r.data)).collect();
     data.sort();
     data
+}
+
+fn answers(name: &str, kind: u16) -> Vec<Record> {
+    ask(name, kind).1.answers
 }
 
 #[test]
@@ -98,8 +121,7 @@ fn record_dns_version_txt() {
 fn record_cluster_ip_a_and_aaaa() {
     assert_eq!(got("web.default.svc.cluster.local.", A), ["10.96.0.7"]);
     assert_eq!(got("web.default.svc.cluster.local.", AAAA), ["fd00::7"]);
-    let Answer::Records(records, _) = ask("web.default.svc.cluster.local.", A) else { panic!() };
-    assert_eq!(records[0].ttl, 30);
+    assert_eq!(answers("web.default.svc.cluster.local.", A)[0].ttl, 30);
 }
 
 #[test]
@@ -163,11 +185,29 @@ fn record_endpoint_ptr_one_per_service() {
 #[test]
 fn record_external_name_cname_and_target() {
     assert_eq!(got("out.default.svc.cluster.local.", CNAME), ["example.org."]);
-    let Answer::Alias(alias) = ask("out.default.svc.cluster.local.", A) else { panic!("no alias") };
-    let (Record { data: RData::CNAME(to), .. }, target) = *alias else { panic!("no CNAME") };
-    assert_eq!((to.0.to_string(), target.to_string()), ("example.org.".into(), "example.org.".into()));
-    assert_eq!(got("inward.default.svc.cluster.local.", A), ["10.96.0.7", "web.default.svc.cluster.local."]);
-    assert_eq!(got("circle.default.svc.cluster.local.", A), ["circle.default.svc.cluster.local."]);
+    let target = |name: &str| match ask(&format!("{name}.default.svc.cluster.local."), A) {
+        (Verdict::Alias(target), message) => {
+            assert_eq!(message.answers.len(), 1, "the alias itself");
+            target.to_string()
+        }
+        (other, _) => format!("{other:?}"),
+    };
+    assert_eq!(target("out"), "example.org.");
+    assert_eq!(target("inward"), "web.default.svc.cluster.local.");
+    // What stands behind aliases inside the cluster is told by the server itself; circles end.
+    let responder = responder(Some(zone()), "/dev/null");
+    let whole = |name: &str| {
+        let bytes = begin(&responder, &question(&format!("{name}.default.svc.cluster.local."))).unwrap();
+        let message = Message::from_vec(&bytes).unwrap();
+        message.answers.iter().map(|r| format!("{} {}", r.name, r.data)).collect::<Vec<_>>()
+    };
+    let web = "web.default.svc.cluster.local.";
+    assert_eq!(
+        whole("inward"),
+        [format!("inward.default.svc.cluster.local. {web}"), format!("{web} 10.96.0.7")]
+    );
+    let circle = "circle.default.svc.cluster.local.";
+    assert_eq!(whole("circle"), [format!("{circle} {circle}")]);
 }
 
 #[test]
@@ -197,8 +237,11 @@ fn record_apex_soa_and_ns() {
 
 #[test]
 fn names_match_in_any_case_and_keep_the_asked_one() {
-    let Answer::Records(records, _) = ask("WeB.dEfault.SVC.Cluster.LOCAL.", A) else { panic!() };
-    assert_eq!(records[0].name.to_ascii(), "WeB.dEfault.SVC.Cluster.LOCAL.");
+    let name = "WeB.dEfault.SVC.Cluster.LOCAL.";
+    let bytes = begin(&responder(Some(zone()), "/dev/null"), &question(name)).unwrap();
+    let message = Message::from_vec(&bytes).unwrap();
+    assert_eq!(message.queries[0].name.to_ascii(), name);
+    assert_eq!(message.answers[0].name.to_ascii(), name);
 }
 
 #[test]
@@ -208,8 +251,15 @@ fn code_unknown_service_namespace_endpoint_is_no_name() {
     {
         assert_eq!(got(&format!("{name}.cluster.local."), A), ["NoName"], "{name}");
     }
-    let RData::SOA(soa) = authority(&zone()).data else { panic!() };
-    assert_eq!(soa.minimum, 30, "the life of the negative answer");
+    let question = Question::new(&Qname::parse("nope.default.svc.cluster.local").unwrap(), A, IN);
+    let mut out = Response::default();
+    out.begin(&question);
+    let zone = zone();
+    authority(&zone, Section::Authority, Owner::Named(zone.origin().wire()), &mut out);
+    let head = Head { code: 3, authoritative: true, authentic: false };
+    let message = Message::from_vec(out.finish(&question, head, 512)).unwrap();
+    let RData::SOA(soa) = &message.authorities[0].data else { panic!("{message:?}") };
+    assert_eq!((soa.minimum, message.authorities[0].name.to_ascii()), (30, "cluster.local.".into()));
 }
 
 #[test]
@@ -249,16 +299,17 @@ fn code_external_name_with_port_labels_is_no_name() {
 fn code_transfer_is_refused() {
     assert_eq!(got("cluster.local.", AXFR), ["Refused"]);
     assert_eq!(got("cluster.local.", IXFR), ["Refused"]);
-    let chaos = answer(&zone(), &Name::from_ascii("cluster.local.").unwrap(), DNSClass::CH, TXT);
-    assert_eq!(chaos, Answer::Refused);
+    let mut out = Response::default();
+    let chaos = answer(&zone(), &Qname::parse("cluster.local.").unwrap(), 3, TXT, &mut out);
+    assert_eq!(chaos, Verdict::Refused);
 }
 
 #[test]
 fn code_not_yet_synced() {
-    let zone = Zone::new(Name::from_ascii("cluster.local").unwrap(), 30);
-    assert_eq!(ask_of(&zone, "web.default.svc.cluster.local.", A), Answer::NotSynced);
-    assert_eq!(ask_of(&zone, "7.0.96.10.in-addr.arpa.", PTR), Answer::NotSynced);
-    assert_eq!(ask_of(&zone, "example.org.", A), Answer::NotOurs);
+    let zone = Zone::new(Domain::parse("cluster.local").unwrap(), 30);
+    assert_eq!(got_of(&zone, "web.default.svc.cluster.local.", A), ["NotSynced"]);
+    assert_eq!(got_of(&zone, "7.0.96.10.in-addr.arpa.", PTR), ["NotSynced"]);
+    assert_eq!(got_of(&zone, "example.org.", A), ["NotOurs"]);
 }
 
 #[test]
@@ -273,8 +324,15 @@ fn names_of_others_are_left_to_them() {
 #[test]
 fn a_service_that_goes_takes_its_names_along() {
     let mut zone = zone();
-    zone.set_service("default", "db", None, &NONE);
-    assert_eq!(ask_of(&zone, "db.default.svc.cluster.local.", A), Answer::NoName);
-    let Answer::Records(records, _) = ask_of(&zone, "11.0.244.10.in-addr.arpa.", PTR) else { panic!() };
-    assert_eq!(records.len(), 1, "the other Service of that Pod stays");
+    zone.set_service("default", "db", None);
+    assert_eq!(got_of(&zone, "db.default.svc.cluster.local.", A), ["NoName"]);
+    let left = got_of(&zone, "11.0.244.10.in-addr.arpa.", PTR);
+    assert_eq!(left, ["db-0.eager.default.svc.cluster.local."], "the other Service of that Pod stays");
+    for slice in ["db-0", "db-1"] {
+        zone.set_slice("default", slice, None);
+    }
+    zone.retain_services(&["kube-system/kube-dns".to_owned()].into());
+    zone.retain_slices(&std::collections::HashSet::new());
+    assert_eq!(zone.len(), 1, "nothing is left of what is gone");
+    assert_eq!(got_of(&zone, "11.0.244.10.in-addr.arpa.", PTR), ["NotOurs"]);
 }
