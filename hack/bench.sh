@@ -23,4 +23,5 @@ trap 'for p in benchrun benchuser; do "$skiff" -p "$p" delete >/dev/null 2>&1 ||
 "$bench" api
 "$bench" ingress
 "$bench" services
+"$bench" policy
 hack/figures.py

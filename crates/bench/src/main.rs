@@ -11,6 +11,7 @@ mod figures;
 mod ingress;
 mod layout;
 mod pods;
+mod policy;
 mod services;
 mod traffic;
 mod user;
@@ -68,6 +69,8 @@ enum Command {
         #[arg(long)]
         seconds: u64,
     },
+    /// Network policies: building rules, explaining, and what packets pay. Needs no cluster.
+    Policy,
     /// Creates and watches through the API server, and puts on etcd alone. Uses the current context.
     Api {
         /// Seconds to create for.
@@ -113,6 +116,7 @@ fn main() -> anyhow::Result<()> {
         Command::DnsInside { skiff, seconds } => {
             runtime.block_on(dns::measure(&skiff, seconds))?.report(&cli.out, "dns")
         }
+        Command::Policy => policy::measure()?.report(&cli.out, "policy"),
         Command::Api { seconds } => runtime.block_on(api::measure(seconds))?.report(&cli.out, "api"),
     }
 }

@@ -10,8 +10,10 @@ use std::sync::Arc;
 use nft::Protocol;
 
 use crate::isolation::Isolation;
-use crate::model::{Peer, PodView, Policy, Port, World};
+use crate::model::{Peer, PodView, Port, World};
 use crate::permit::{Direction, Flow, Lookup, Permit};
+use crate::range::{Range, union};
+use crate::track::{Changes, Tracker};
 
 /// What one direction of a Pod permits; nothing else passes, unless it is audited only.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -56,27 +58,9 @@ pub struct Desired {
 impl Desired {
     /// From all that verdicts depend on.
     pub fn of(world: &World) -> Self {
-        let mut desired = Self::default();
-        let mut compiler = Compiler::default();
-        for namespace in world.policies.values().map(|policy| &policy.key.namespace).collect::<BTreeSet<_>>()
-        {
-            let policies: Vec<&Policy> = world.policies_in(namespace).collect();
-            for pod in world.pods_in(namespace).filter(|pod| pod.local) {
-                for direction in Direction::BOTH {
-                    let isolation = Isolation::among(policies.iter().copied(), pod, direction);
-                    let Some(isolation) = isolation else { continue };
-                    let profile = compiler.profile(&isolation, pod);
-                    for addr in &pod.addresses {
-                        desired.profiles.insert((direction, *addr), profile.clone());
-                    }
-                }
-            }
-        }
-        let used: BTreeSet<&Arc<Profile>> = desired.profiles.values().collect();
-        let keys: BTreeSet<SetKey> =
-            used.into_iter().flat_map(|profile| profile.permits.iter().flat_map(Permit::sets)).collect();
-        desired.sets = keys.into_iter().map(|key| (key.clone(), members(&key, world))).collect();
-        desired
+        let mut tracker = Tracker::default();
+        tracker.follow(world, &Changes::all(world));
+        tracker.into_desired()
     }
 
     /// Whether a new connection may be made.
@@ -128,14 +112,19 @@ impl Permit {
 
 /// Profiles made so far, by the policies that they come from.
 #[derive(Default)]
-struct Compiler<'a> {
+pub(crate) struct Compiler<'a> {
     made: BTreeMap<(Direction, bool, Vec<&'a client::ObjectKey>), Arc<Profile>>,
     profiles: BTreeSet<Arc<Profile>>,
 }
 
 impl<'a> Compiler<'a> {
+    /// One that shares profiles that are there already.
+    pub(crate) fn knowing(profiles: impl Iterator<Item = Arc<Profile>>) -> Self {
+        Self { profiles: profiles.collect(), ..Self::default() }
+    }
+
     /// What a Pod's isolation comes to.
-    fn profile(&mut self, isolation: &Isolation<'a>, pod: &PodView) -> Arc<Profile> {
+    pub(crate) fn profile(&mut self, isolation: &Isolation<'a>, pod: &PodView) -> Arc<Profile> {
         let (direction, audit) = (isolation.direction, isolation.is_audit());
         let rules = || isolation.policies().flat_map(|policy| policy.rules(direction).into_iter().flatten());
         // Of the destination's own port names the profile has the numbers, which other Pods may not share.
@@ -145,8 +134,8 @@ impl<'a> Compiler<'a> {
         if !own_names && let Some(made) = self.made.get(&id) {
             return made.clone();
         }
-        let permits: BTreeSet<Permit> = isolation.permits(pod).map(|(permit, _)| permit).collect();
-        let profile = Arc::new(Profile { direction, permits: permits.into_iter().collect(), audit });
+        let permits = merged(isolation.permits(pod).map(|(permit, _)| permit));
+        let profile = Arc::new(Profile { direction, permits, audit });
         let profile = self.profiles.get(&profile).cloned().unwrap_or(profile);
         self.profiles.insert(profile.clone());
         if !own_names {
@@ -156,7 +145,24 @@ impl<'a> Compiler<'a> {
     }
 }
 
-fn members(key: &SetKey, world: &World) -> Members {
+/// The same permits without doubles, all blocks of a port as one: a packet looks into one set, however many there are.
+fn merged(permits: impl Iterator<Item = Permit>) -> Vec<Permit> {
+    let mut all = BTreeSet::new();
+    let mut blocks: BTreeMap<Option<Port>, Vec<Range>> = BTreeMap::new();
+    for permit in permits {
+        match permit.peer.as_deref() {
+            Some(Peer::Block(ranges)) => blocks.entry(permit.port).or_default().extend(ranges),
+            _ => drop(all.insert(permit)),
+        }
+    }
+    let unions = blocks.into_iter().map(|(port, ranges)| (port, union(ranges)));
+    let unions = unions.filter(|(_, ranges)| !ranges.is_empty());
+    all.extend(unions.map(|(port, ranges)| Permit { peer: Some(Arc::new(Peer::Block(ranges))), port }));
+    all.into_iter().collect()
+}
+
+/// What is in a set.
+pub(crate) fn members(key: &SetKey, world: &World) -> Members {
     match key {
         SetKey::Peer(peer) => match &**peer {
             Peer::Block(_) => Members::Block,
@@ -166,8 +172,8 @@ fn members(key: &SetKey, world: &World) -> Members {
         },
         SetKey::Port(protocol, name) => {
             let sockets = world.pods.values().flat_map(|pod| {
-                let named = pod.ports.iter().filter(|(p, n, _)| p == protocol && n == name);
-                named.flat_map(|(_, _, number)| pod.addresses.iter().map(|addr| (*addr, *number)))
+                pod.numbers(*protocol, name)
+                    .flat_map(|number| pod.addresses.iter().map(move |addr| (*addr, number)))
             });
             Members::Ports(sockets.collect())
         }

@@ -137,8 +137,7 @@ fn permits(
 fn resolved(port: &Port, direction: Direction, pod: &PodView) -> Vec<Port> {
     match (port, direction) {
         (Port::Named(protocol, name), Direction::Ingress) => {
-            let own = pod.ports.iter().filter(|(p, n, _)| p == protocol && n == name);
-            own.map(|(protocol, _, number)| Port::Range(*protocol, *number, *number)).collect()
+            pod.numbers(*protocol, name).map(|number| Port::Range(*protocol, number, number)).collect()
         }
         _ => vec![port.clone()],
     }

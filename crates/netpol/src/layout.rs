@@ -27,6 +27,7 @@ use nft::{
 use crate::desired::{Desired, Members, Profile, SetKey};
 use crate::model::{Peer, Port};
 use crate::permit::{Direction, Permit};
+use crate::track::Touched;
 
 /// The tables' name.
 pub const TABLE: &str = "skiff-policy";
@@ -78,30 +79,34 @@ pub struct Names {
 }
 
 impl Names {
-    /// Names all that is desired and forgets the rest.
-    pub fn follow(&mut self, desired: &Desired) {
-        self.sets.retain(|key, _| desired.sets.contains_key(key));
-        for key in desired.sets.keys().filter(|key| !self.sets.contains_key(*key)).collect::<Vec<_>>() {
-            self.last += 1;
-            let kind = match key {
-                SetKey::Port(..) => "ports",
-                SetKey::Peer(peer) if matches!(**peer, Peer::Block(_)) => "block",
-                SetKey::Peer(_) => "pods",
-            };
-            self.sets.insert(key.clone(), format!("{kind}-{}", self.last));
-        }
-        let mut profiles = BTreeMap::new();
-        for profile in desired.profiles.values() {
-            if profiles.contains_key(profile) {
-                continue;
+    /// Names all that came and forgets what went.
+    pub fn follow(&mut self, desired: &Desired, touched: &Touched, is_used: impl Fn(&Arc<Profile>) -> bool) {
+        for key in &touched.sets {
+            if !desired.sets.contains_key(key) {
+                self.sets.remove(key);
+            } else if !self.sets.contains_key(key) {
+                let kind = match key {
+                    SetKey::Port(..) => "ports",
+                    SetKey::Peer(peer) if matches!(**peer, Peer::Block(_)) => "block",
+                    SetKey::Peer(_) => "pods",
+                };
+                let name = self.next(kind);
+                self.sets.insert(key.clone(), name);
             }
-            let name = self.profiles.get(profile).cloned().unwrap_or_else(|| {
-                self.last += 1;
-                format!("profile-{}", self.last)
-            });
-            profiles.insert(profile.clone(), name);
         }
-        self.profiles = profiles;
+        for profile in &touched.profiles {
+            if !is_used(profile) {
+                self.profiles.remove(profile);
+            } else if !self.profiles.contains_key(profile) {
+                let name = self.next("profile");
+                self.profiles.insert(profile.clone(), name);
+            }
+        }
+    }
+
+    fn next(&mut self, kind: &str) -> String {
+        self.last += 1;
+        format!("{kind}-{}", self.last)
     }
 
     /// The name of a set.
@@ -114,7 +119,8 @@ impl Names {
         &self.profiles
     }
 
-    fn profile(&self, profile: &Arc<Profile>) -> &str {
+    /// The name of a profile.
+    pub fn profile(&self, profile: &Arc<Profile>) -> &str {
         self.profiles.get(profile).map_or("", String::as_str)
     }
 }

@@ -4,8 +4,12 @@
 //! 2. [`isolation`]: those -> the policies that isolate a Pod and what they permit, each permit with its origin, a pure
 //!    function; [`verdict`] asks it about one connection and says which object decides;
 //! 3. [`desired`]: all Pods' isolations -> sets, profiles and the profile of each address. [`Desired::allows`] reads the
-//!    same value that the rules are made from;
-//! 4. [`sync`]: two of them -> one transaction. Everything is replaced at start and after a refused transaction.
+//!    same value that the rules are made from. [`track`] keeps it in step by what changes;
+//! 4. [`sync`]: what has changed -> one transaction. Everything is replaced at start and after a refused transaction.
+//!
+//! [`explain`], [`matrix`] and [`check`] put verdicts into words and tables for people.
+//!
+//! [`flows`] are the connections that a node has seen, heard of from the kernel and named by the same verdicts.
 //!
 //! [`run`] feeds them from the API; [`Gate`] holds a new Pod's containers back until its verdict is in the kernel.
 //!
@@ -14,19 +18,27 @@
 //!
 //! Semantics: <https://kubernetes.io/docs/concepts/services-networking/network-policies/>.
 
+pub mod check;
 pub mod cut;
 pub mod desired;
+pub mod explain;
+pub mod flows;
 mod gate;
 pub mod isolation;
 pub mod layout;
+pub mod matrix;
 pub mod model;
+mod observe;
 pub mod permit;
 mod range;
+mod report;
 mod run;
 pub mod sync;
+pub mod track;
 pub mod verdict;
 
 pub use desired::Desired;
+pub use flows::Flows;
 pub use gate::{Arrivals, Gate, GateError, gate};
 pub use permit::{Direction, Flow};
 pub use range::Range;

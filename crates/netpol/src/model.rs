@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use client::ObjectKey;
 use ipnet::IpNet;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Namespace, Pod};
 use k8s_openapi::api::networking::v1::{IPBlock, NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -94,6 +94,8 @@ pub struct Rule {
 pub struct Policy {
     /// Namespace and name.
     pub key: ObjectKey,
+    /// Its uid.
+    pub uid: String,
     /// The Pods of its namespace that it isolates.
     pub subject: Select,
     /// What may come in; none: it says nothing about that direction.
@@ -123,6 +125,7 @@ impl Policy {
             egress: has("Egress", spec.egress.is_some()).then_some(egress),
             audit: policy.annotations().get(AUDIT).is_some_and(|value| value == "true"),
             subject,
+            uid: policy.uid().unwrap_or_default(),
             key,
         })
     }
@@ -191,6 +194,8 @@ fn port(port: &NetworkPolicyPort) -> Option<Port> {
 pub struct PodView {
     /// Namespace and name.
     pub key: ObjectKey,
+    /// Its uid.
+    pub uid: String,
     /// Its labels.
     pub labels: Labels,
     /// Its addresses.
@@ -219,11 +224,18 @@ impl PodView {
         });
         Some(Self {
             key: ObjectKey::of(pod),
+            uid: pod.uid().unwrap_or_default(),
             labels: pod.labels().clone(),
             addresses,
             local: spec.node_name.as_deref() == Some(node_name),
             ports: ports.collect(),
         })
+    }
+
+    /// The numbers of its ports of that name.
+    pub fn numbers(&self, protocol: Protocol, name: &str) -> impl Iterator<Item = u16> {
+        let named = self.ports.iter().filter(move |(p, n, _)| *p == protocol && n == name);
+        named.map(|(_, _, number)| *number)
     }
 }
 
@@ -238,7 +250,30 @@ pub struct World {
     pub pods: BTreeMap<ObjectKey, PodView>,
 }
 
+/// The addresses that a Pod's status has.
+pub fn addresses_of(pod: &Pod) -> Vec<IpAddr> {
+    let told = pod.status.as_ref().and_then(|status| status.pod_ips.as_ref()).into_iter().flatten();
+    told.filter_map(|ip| ip.ip.parse().ok()).collect()
+}
+
 impl World {
+    /// From the API's objects; Pods of `node` are local.
+    pub fn of<'a>(
+        policies: impl IntoIterator<Item = &'a NetworkPolicy>,
+        namespaces: impl IntoIterator<Item = &'a Namespace>,
+        pods: impl IntoIterator<Item = &'a Pod>,
+        node: &str,
+    ) -> Self {
+        let policies = policies.into_iter().filter_map(Policy::of);
+        let namespaces = namespaces.into_iter().map(|own| (own.name_any(), own.labels().clone()));
+        let pods = pods.into_iter().filter_map(|pod| PodView::of(pod, addresses_of(pod), node));
+        Self {
+            policies: policies.map(|policy| (policy.key.clone(), policy)).collect(),
+            namespaces: namespaces.collect(),
+            pods: pods.map(|pod| (pod.key.clone(), pod)).collect(),
+        }
+    }
+
     /// The Pods of a set.
     pub fn pods_of<'a>(&'a self, set: &'a PodSet) -> impl Iterator<Item = &'a PodView> {
         let namespaces: Vec<&str> = match &set.namespaces {

@@ -78,17 +78,23 @@ pub(crate) trait Lookup {
 }
 
 impl Permit {
-    /// Whether it lets a connection pass, in the direction whose other end is `peer`.
+    /// Whether it lets a connection pass.
     pub(crate) fn admits(&self, flow: &Flow, direction: Direction, lookup: &impl Lookup) -> bool {
-        let at_peer = self.peer.as_ref().is_none_or(|wanted| match &**wanted {
+        self.is_at_peer(flow, direction, lookup) && self.is_at_port(flow, lookup)
+    }
+
+    pub(crate) fn is_at_peer(&self, flow: &Flow, direction: Direction, lookup: &impl Lookup) -> bool {
+        self.peer.as_ref().is_none_or(|wanted| match &**wanted {
             Peer::Block(ranges) => ranges.iter().any(|range| range.contains(flow.peer(direction))),
             Peer::Pods(_) => lookup.is_one_of(wanted),
-        });
-        let at_port = self.port.as_ref().is_none_or(|wanted| match wanted {
+        })
+    }
+
+    pub(crate) fn is_at_port(&self, flow: &Flow, lookup: &impl Lookup) -> bool {
+        self.port.as_ref().is_none_or(|wanted| match wanted {
             Port::Any(own) => *own == flow.protocol,
             Port::Range(own, first, last) => *own == flow.protocol && (*first..=*last).contains(&flow.port),
             Port::Named(own, name) => *own == flow.protocol && lookup.has_port(*own, name),
-        });
-        at_peer && at_port
+        })
     }
 }

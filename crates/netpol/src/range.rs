@@ -44,6 +44,21 @@ pub fn without(net: IpNet, except: &[IpNet]) -> Vec<Range> {
     ranges
 }
 
+/// The same addresses in as few ranges as there can be: ascending, disjoint and apart.
+pub fn union(mut ranges: Vec<Range>) -> Vec<Range> {
+    ranges.sort_unstable();
+    let mut all: Vec<Range> = Vec::with_capacity(ranges.len());
+    for range in ranges {
+        match all.last_mut().filter(|last| last.first.is_ipv4() == range.first.is_ipv4()) {
+            Some(last) if number(range.first) <= number(last.last).saturating_add(1) => {
+                last.last = last.last.max(range.last);
+            }
+            _ => all.push(range),
+        }
+    }
+    all
+}
+
 fn bounds(net: &IpNet) -> (u128, u128) {
     (number(net.network()), number(net.broadcast()))
 }
@@ -88,6 +103,18 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_union_has_the_addresses_of_all(
+            nets in prop::collection::vec((0u32..4096, 24u8..=32), 0..9), probe in 0u32..4096
+        ) {
+            let at = |low: u32| IpAddr::from((0x0a00_0000 + low).to_be_bytes());
+            let ranges: Vec<Range> = nets.iter().flat_map(|(low, bits)| without(IpNet::new(at(*low), *bits).unwrap(), &[])).collect();
+            let all = union(ranges.clone());
+            let has = |ranges: &[Range]| ranges.iter().any(|range| range.contains(at(probe)));
+            prop_assert_eq!(has(&all), has(&ranges));
+            prop_assert!(all.windows(2).all(|pair| number(pair[0].last) + 1 < number(pair[1].first)));
+        }
+
         #[test]
         fn an_address_is_within_iff_the_block_has_it_and_no_exception(
             bits in 20u8..=32, except in prop::collection::vec((0u32..4096, 20u8..=32), 0..6), probe in 0u32..4096

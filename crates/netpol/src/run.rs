@@ -1,24 +1,37 @@
 //! From the API to the kernel: watches wake the loop, one round does all that has changed, one transaction commits it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::ops::Bound;
 use std::sync::Arc;
+use std::time::Duration;
 
+use client::events::Recorder;
 use client::{Change, Informer, InformerGone, ObjectKey, Retry};
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::runtime::watcher;
 use kube::{Api, ResourceExt};
+use parking_lot::RwLock;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::cut;
-use crate::desired::Desired;
+use crate::flows::Flows;
 use crate::gate::{Arrival, Arrivals};
 use crate::layout::{FAMILIES, name_of};
-use crate::model::{PodView, Policy, World};
+use crate::model::{PodView, Policy, World, addresses_of};
+use crate::observe::{Observer, observe};
+use crate::report::Reporter;
 use crate::sync::Kernel;
+use crate::track::{Changes, Tracker};
+
+/// How often some policies' Pods are counted anew, and how many policies'.
+const RECOUNT: Duration = Duration::from_secs(2);
+const AT_ONCE: usize = 20;
+/// A count that no policy has.
+const NEVER: (usize, usize) = (usize::MAX, usize::MAX);
 
 /// What the enforcement of a node must be told.
 #[derive(Debug)]
@@ -29,6 +42,10 @@ pub struct Config {
     pub node_ips: Vec<IpAddr>,
     /// The Pods that the node agent connects.
     pub arrivals: Arrivals,
+    /// Where connections that the node sees are told.
+    pub flows: Flows,
+    /// Whether Events of the cluster as a whole are this node's to write.
+    pub speaks: bool,
 }
 
 /// Why the enforcement ended.
@@ -64,7 +81,7 @@ pub async fn run(client: kube::Client, config: Config, stop: CancellationToken) 
     let all = watcher::Config::default;
     let pods = Informer::<Pod>::start(Api::all(client.clone()), all());
     let namespaces = Informer::<Namespace>::start(Api::all(client.clone()), all());
-    let policies = Informer::<NetworkPolicy>::start(Api::all(client), all());
+    let policies = Informer::<NetworkPolicy>::start(Api::all(client.clone()), all());
     tokio::select! {
         () = stop.cancelled() => return Ok(()),
         synced = async { tokio::try_join!(pods.synced(), namespaces.synced(), policies.synced()) } => synced?,
@@ -75,8 +92,23 @@ pub async fn run(client: kube::Client, config: Config, stop: CancellationToken) 
         policies: policies.subscribe(),
         arrivals: config.arrivals,
     };
-    let mut node = Node::new(config.node_name, config.node_ips, socket);
+    let (recorder, writing) = Recorder::new(client, stop.clone());
+    tokio::spawn(writing);
+    let reporter = Reporter::new(recorder, &config.node_name);
+    let mut node = Node::new(config.node_name, config.node_ips, socket, reporter);
+    node.speaks = config.speaks;
     node.take(&mut feeds);
+    // What was there before the node is nothing new.
+    node.changed.clear();
+    let observer = Observer {
+        node: node.name.clone(),
+        node_ips: node.addresses.clone(),
+        world: node.world.clone(),
+        flows: config.flows,
+        reporter: node.reporter.clone(),
+    };
+    tokio::spawn(observe(observer, stop.clone()));
+    let mut recount = tokio::time::interval(RECOUNT);
     loop {
         node.round();
         tokio::select! {
@@ -87,6 +119,7 @@ pub async fn run(client: kube::Client, config: Config, stop: CancellationToken) 
             change = feeds.pods.recv() => node.pod(&change.ok_or(Error::WatchEnded("pods"))?),
             Some(arrival) = feeds.arrivals.0.recv() => node.arrival(arrival),
             () = node.retry.due() => {}
+            _ = recount.tick() => node.recount(),
         }
         node.take(&mut feeds);
     }
@@ -103,7 +136,15 @@ struct Node {
     name: String,
     addresses: Vec<IpAddr>,
     socket: nft::Socket,
-    world: World,
+    world: Arc<RwLock<World>>,
+    reporter: Reporter,
+    speaks: bool,
+    /// Policies that have changed since the kernel took the rules.
+    changed: BTreeSet<ObjectKey>,
+    /// For how many Pods each policy was said to be in force: of this node, and in all.
+    counted: HashMap<ObjectKey, (usize, usize)>,
+    /// The policy that was counted last.
+    cursor: Option<ObjectKey>,
     /// Pods by their uid.
     pods: HashMap<String, Arc<Pod>>,
     /// Addresses that this node gave to Pods, by their uid; known before the Pod's status has them.
@@ -112,22 +153,32 @@ struct Node {
     owners: HashMap<IpAddr, String>,
     /// Whose containers wait.
     waiting: Vec<(String, oneshot::Sender<()>)>,
+    /// What has changed since the tracker looked.
+    changes: Changes,
+    tracker: Tracker,
     kernel: Kernel,
     dirty: bool,
     retry: Retry,
 }
 
 impl Node {
-    fn new(name: String, addresses: Vec<IpAddr>, socket: nft::Socket) -> Self {
+    fn new(name: String, addresses: Vec<IpAddr>, socket: nft::Socket, reporter: Reporter) -> Self {
         Self {
             name,
             addresses,
             socket,
-            world: World::default(),
+            world: Arc::default(),
+            reporter,
+            speaks: false,
+            changed: BTreeSet::new(),
+            counted: HashMap::new(),
+            cursor: None,
             pods: HashMap::new(),
             attached: HashMap::new(),
             owners: HashMap::new(),
             waiting: Vec::new(),
+            changes: Changes::default(),
+            tracker: Tracker::default(),
             kernel: Kernel::new(),
             dirty: true,
             retry: Retry::default(),
@@ -156,7 +207,14 @@ impl Node {
             Change::Applied { new, .. } => Policy::of(new),
             Change::Deleted(_) => None,
         };
-        self.dirty |= put(&mut self.world.policies, key, new);
+        let mut world = self.world.write();
+        let before = world.policies.get(&key).cloned();
+        if !put(&mut world.policies, key.clone(), new) {
+            return;
+        }
+        self.changes.policy(&world, &key.namespace, [before.as_ref(), world.policies.get(&key)]);
+        self.dirty = true;
+        self.changed.insert(key);
     }
 
     fn namespace(&mut self, change: &Change<Namespace>) {
@@ -165,7 +223,11 @@ impl Node {
             Change::Applied { new, .. } => Some(new.labels().clone()),
             Change::Deleted(_) => None,
         };
-        self.dirty |= put(&mut self.world.namespaces, name, new);
+        let mut world = self.world.write();
+        if put(&mut world.namespaces, name.clone(), new) {
+            self.dirty = true;
+            self.changes.namespace(&world, &name);
+        }
     }
 
     fn pod(&mut self, change: &Change<Pod>) {
@@ -180,7 +242,7 @@ impl Node {
             }
             Change::Deleted(last) => {
                 self.forget(&uid);
-                self.dirty |= put(&mut self.world.pods, ObjectKey::of(&**last), None);
+                self.put_pod(ObjectKey::of(&**last), None);
             }
         }
     }
@@ -197,14 +259,19 @@ impl Node {
     /// Reads a Pod anew.
     fn view(&mut self, pod: &Pod) {
         let uid = pod.uid().unwrap_or_default();
-        let told = pod.status.as_ref().and_then(|s| s.pod_ips.as_ref()).into_iter().flatten();
-        let told = || told.filter_map(|ip| ip.ip.parse().ok()).collect();
-        let addresses: Vec<IpAddr> = self.attached.get(&uid).cloned().unwrap_or_else(told);
+        let addresses = self.attached.get(&uid).cloned().unwrap_or_else(|| addresses_of(pod));
         // A Pod that ended may still name an address that another one has by now.
         let is_own = |addr: &IpAddr| self.owners.get(addr).is_none_or(|owner| *owner == uid);
         let addresses = addresses.into_iter().filter(is_own).collect();
         let view = PodView::of(pod, addresses, &self.name);
-        self.dirty |= put(&mut self.world.pods, ObjectKey::of(pod), view);
+        self.put_pod(ObjectKey::of(pod), view);
+    }
+
+    fn put_pod(&mut self, key: ObjectKey, view: Option<PodView>) {
+        if put(&mut self.world.write().pods, key.clone(), view) {
+            self.dirty = true;
+            self.changes.pods.insert(key);
+        }
     }
 
     fn arrival(&mut self, arrival: Arrival) {
@@ -224,8 +291,9 @@ impl Node {
     /// Computes what has changed and commits it.
     fn round(&mut self) {
         if (self.dirty || !self.kernel.is_known()) && self.retry.is_due() {
-            let desired = Desired::of(&self.world);
-            match self.kernel.sync(&mut self.socket, desired) {
+            let changes = std::mem::take(&mut self.changes);
+            let touched = self.tracker.follow(&self.world.read(), &changes);
+            match self.kernel.follow(&mut self.socket, &self.tracker, &touched) {
                 Ok(narrower) => self.committed(narrower),
                 Err(error) => self.refused(&error),
             }
@@ -238,6 +306,10 @@ impl Node {
     fn committed(&mut self, narrower: bool) {
         self.dirty = false;
         self.retry.succeeded();
+        for key in std::mem::take(&mut self.changed) {
+            self.counted.insert(key.clone(), NEVER);
+            self.count(&key);
+        }
         if !narrower {
             return;
         }
@@ -253,6 +325,42 @@ impl Node {
     fn refused(&mut self, error: &nft::Error) {
         let delay = self.retry.failed();
         tracing::error!(%error, ?delay, "policy rules refused, the old ones stay and all will be replaced");
+        let world = self.world.read();
+        let changed: Vec<&Policy> = self.changed.iter().filter_map(|key| world.policies.get(key)).collect();
+        self.reporter.refused(&changed, error);
+    }
+
+    /// Says for how many Pods a policy is in force, if that is news.
+    fn count(&mut self, key: &ObjectKey) {
+        let world = self.world.read();
+        let Some(policy) = world.policies.get(key) else {
+            self.counted.remove(key);
+            return;
+        };
+        let selected = || world.pods_in(&key.namespace).filter(|pod| policy.selects(pod));
+        let now = (selected().filter(|pod| pod.local).count(), selected().count());
+        let before = self.counted.insert(key.clone(), now);
+        let is_ours = now.0 > 0 || (now.1 == 0 && self.speaks);
+        // One that was there before the node is nothing new.
+        if before.is_some_and(|before| before != now) && is_ours {
+            self.reporter.enforced(policy, now.0, now.1);
+        }
+    }
+
+    /// Says anew for how many Pods policies are in force, as Pods come and go: some policies at a time.
+    fn recount(&mut self) {
+        let after = self.cursor.take().map_or(Bound::Unbounded, Bound::Excluded);
+        let keys: Vec<ObjectKey> = {
+            let world = self.world.read();
+            world
+                .policies
+                .range((after, Bound::Unbounded))
+                .take(AT_ONCE)
+                .map(|(key, _)| key.clone())
+                .collect()
+        };
+        keys.iter().for_each(|key| self.count(key));
+        self.cursor = keys.into_iter().next_back();
     }
 
     /// Lets those go whose verdict stands.

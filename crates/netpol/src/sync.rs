@@ -1,12 +1,14 @@
 //! Keeps the kernel in step with what is desired: one transaction of the differences.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
 
 use nft::{Batch, Element, Family, Socket};
 
-use crate::desired::Desired;
+use crate::desired::{Desired, Profile};
 use crate::layout::{self, FAMILIES, Names, name_of};
 use crate::permit::Direction;
+use crate::track::{Touched, Tracker};
 
 /// What we know to be in the kernel.
 #[derive(Debug, Default)]
@@ -38,30 +40,79 @@ impl Kernel {
         layout::table(family, &self.held, &self.names)
     }
 
-    /// Brings the kernel in step: by the differences, or as a whole when nothing is known. Gives whether connections
+    /// Brings the kernel in step with a whole, whatever has changed.
+    ///
+    /// # Errors
+    /// As [`Self::follow`].
+    pub fn sync(&mut self, socket: &mut Socket, desired: &Desired) -> Result<bool, nft::Error> {
+        let used: BTreeSet<&Arc<Profile>> = desired.profiles.values().collect();
+        let touched = Touched::between(&self.held, desired);
+        self.step(socket, desired, &touched, |profile| used.contains(profile))
+    }
+
+    /// Brings the kernel in step with what was touched, or as a whole when nothing is known. Gives whether connections
     /// that were allowed may no longer be.
     ///
     /// # Errors
     /// When the kernel refuses. Then the old rules are still in force and the next call replaces everything.
-    pub fn sync(&mut self, socket: &mut Socket, desired: Desired) -> Result<bool, nft::Error> {
-        let mut names = if self.known { self.names.clone() } else { Names::default() };
-        names.follow(&desired);
+    pub fn follow(
+        &mut self,
+        socket: &mut Socket,
+        tracker: &Tracker,
+        touched: &Touched,
+    ) -> Result<bool, nft::Error> {
+        self.step(socket, tracker.desired(), touched, |profile| tracker.uses(profile) > 0)
+    }
+
+    fn step(
+        &mut self,
+        socket: &mut Socket,
+        desired: &Desired,
+        touched: &Touched,
+        is_used: impl Fn(&Arc<Profile>) -> bool,
+    ) -> Result<bool, nft::Error> {
+        if !std::mem::take(&mut self.known) {
+            return self.replace(socket, desired, is_used);
+        }
+        let before = self.names.clone();
+        self.names.follow(desired, touched, is_used);
         let mut batch = Batch::new();
-        let narrower = match self.known {
-            true => FAMILIES.iter().fold(false, |any, family| {
-                Step { family: *family, batch: &mut batch, old: &self.held, new: &desired }
-                    .take(&self.names, &names)
-                    | any
-            }),
-            false => {
-                FAMILIES.iter().for_each(|f| batch.replace_table(&layout::table(*f, &desired, &names)));
-                true
-            }
-        };
-        self.known = false;
+        let narrower = FAMILIES.iter().fold(false, |any, family| {
+            let mut step =
+                Step { family: *family, batch: &mut batch, touched, old: &self.held, new: desired };
+            step.take(&before, &self.names) | any
+        });
         batch.apply(socket)?;
-        (self.held, self.names, self.known) = (desired, names, true);
+        self.known = true;
+        for key in &touched.sets {
+            put(&mut self.held.sets, key, desired.sets.get(key));
+        }
+        for at in &touched.addresses {
+            put(&mut self.held.profiles, at, desired.profiles.get(at));
+        }
         Ok(narrower)
+    }
+
+    fn replace(
+        &mut self,
+        socket: &mut Socket,
+        desired: &Desired,
+        is_used: impl Fn(&Arc<Profile>) -> bool,
+    ) -> Result<bool, nft::Error> {
+        let mut names = Names::default();
+        names.follow(desired, &Touched::between(&Desired::default(), desired), is_used);
+        let mut batch = Batch::new();
+        FAMILIES.iter().for_each(|family| batch.replace_table(&layout::table(*family, desired, &names)));
+        batch.apply(socket)?;
+        (self.held, self.names, self.known) = (desired.clone(), names, true);
+        Ok(true)
+    }
+}
+
+fn put<K: Ord + Clone, V: Clone>(map: &mut BTreeMap<K, V>, key: &K, value: Option<&V>) {
+    match value {
+        Some(value) => drop(map.insert(key.clone(), value.clone())),
+        None => drop(map.remove(key)),
     }
 }
 
@@ -69,6 +120,7 @@ impl Kernel {
 struct Step<'a> {
     family: Family,
     batch: &'a mut Batch,
+    touched: &'a Touched,
     old: &'a Desired,
     new: &'a Desired,
 }
@@ -78,16 +130,17 @@ impl Step<'_> {
     fn take(&mut self, before: &Names, after: &Names) -> bool {
         let table = name_of(self.family);
         let mut narrower = self.sets(after);
-        for profile in after.profiles().keys().filter(|p| !before.profiles().contains_key(*p)) {
+        let has = |names: &Names, profile: &Arc<Profile>| names.profiles().contains_key(profile);
+        for profile in self.touched.profiles.iter().filter(|p| has(after, p) && !has(before, p)) {
             self.batch.add_chain_with_rules(&table, &layout::chain(self.family, profile, after));
         }
         for direction in Direction::BOTH {
             narrower |= self.verdicts(direction, before, after);
         }
-        for (_, name) in before.profiles().iter().filter(|(p, _)| !after.profiles().contains_key(*p)) {
-            self.batch.delete_chain(&table, name);
+        for profile in self.touched.profiles.iter().filter(|p| has(before, p) && !has(after, p)) {
+            self.batch.delete_chain(&table, before.profile(profile));
         }
-        for key in self.old.sets.keys().filter(|key| !self.new.sets.contains_key(*key)) {
+        for key in self.touched.sets.iter().filter(|key| !self.new.sets.contains_key(*key)) {
             self.batch.delete_set(&table, before.set(key));
         }
         narrower
@@ -96,11 +149,9 @@ impl Step<'_> {
     fn sets(&mut self, names: &Names) -> bool {
         let table = name_of(self.family);
         let mut narrower = false;
-        for (key, members) in &self.new.sets {
+        for key in &self.touched.sets {
+            let Some(members) = self.new.sets.get(key) else { continue };
             let old = self.old.sets.get(key);
-            if old == Some(members) {
-                continue;
-            }
             if old.is_none() {
                 self.batch.add_set(&table, &layout::set(self.family, key, names));
             }
@@ -112,11 +163,11 @@ impl Step<'_> {
     }
 
     fn verdicts(&mut self, direction: Direction, before: &Names, after: &Names) -> bool {
-        let family = self.family;
+        let (family, touched) = (self.family, self.touched);
         let all = |desired: &Desired, names: &Names| -> Vec<Element> {
-            let own = desired.profiles.iter();
-            let own = own.filter(|((d, addr), _)| *d == direction && layout::is_of(family, *addr));
-            own.map(|((_, addr), profile)| layout::isolated(*addr, profile, names)).collect()
+            let own =
+                touched.addresses.iter().filter(|(d, addr)| *d == direction && layout::is_of(family, *addr));
+            own.filter_map(|at| Some(layout::isolated(at.1, desired.profiles.get(at)?, names))).collect()
         };
         let (was, will) = (all(self.old, before), all(self.new, after));
         let (gone, came) = self.elements(layout::map_of(direction), &was, &will);

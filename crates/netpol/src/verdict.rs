@@ -19,13 +19,20 @@ pub struct End<'a> {
     pub address: IpAddr,
     /// The Pod that has it, if it is one of the Pod network.
     pub pod: Option<&'a PodView>,
+    /// It is the node on which the other end runs.
+    pub is_node: bool,
 }
 
 impl<'a> End<'a> {
     /// A Pod's end: its address of the family that `other` has, if it has one.
     pub fn of(pod: &'a PodView, other: IpAddr) -> Option<Self> {
         let address = pod.addresses.iter().find(|own| own.is_ipv4() == other.is_ipv4())?;
-        Some(Self { address: *address, pod: Some(pod) })
+        Some(Self { address: *address, pod: Some(pod), is_node: false })
+    }
+
+    /// The end that has an address, whoever that is.
+    pub fn at(world: &'a World, address: IpAddr) -> Self {
+        Self { address, pod: world.pod_at(address), is_node: false }
     }
 }
 
@@ -34,6 +41,8 @@ impl<'a> End<'a> {
 pub enum Decision {
     /// This end is no Pod of the Pod network, so no policy speaks of it.
     NoPod,
+    /// The Pod's own node asks, which is never judged.
+    Node,
     /// No policy selects the Pod in this direction.
     Open,
     /// A rule permits it.
@@ -97,6 +106,9 @@ pub fn decision(
     (protocol, port): (Protocol, u16),
 ) -> Decision {
     let Some(isolation) = isolation else { return Decision::Open };
+    if from.is_node {
+        return Decision::Node;
+    }
     let flow = Flow { src: from.address, dst: to.address, protocol, port };
     let peer = if isolation.direction == Direction::Ingress { from.pod } else { to.pod };
     let ends = Ends { world, peer, destination: to.pod, port };
@@ -107,6 +119,47 @@ pub fn decision(
     }
     let refusing = isolation.refusing().iter().map(|policy| policy.key.clone()).collect();
     if isolation.is_audit() { Decision::Audited(refusing) } else { Decision::Refused(refusing) }
+}
+
+/// Both conditions of each rule that does not let a connection pass, in the order of the policies that refuse it.
+pub fn misses(
+    world: &World,
+    isolation: &Isolation<'_>,
+    pod: &PodView,
+    from: End<'_>,
+    to: End<'_>,
+    (protocol, port): (Protocol, u16),
+) -> Vec<Miss> {
+    let flow = Flow { src: from.address, dst: to.address, protocol, port };
+    let peer = if isolation.direction == Direction::Ingress { from.pod } else { to.pod };
+    let ends = Ends { world, peer, destination: to.pod, port };
+    let mut all: Vec<Miss> = Vec::new();
+    for policy in isolation.policies() {
+        let count = policy.rules(isolation.direction).map_or(0, <[_]>::len);
+        let miss = |rule| Miss { policy: policy.key.clone(), rule, peer: false, port: false };
+        all.extend((0..count).map(miss));
+    }
+    for (permit, origin) in isolation.permits(pod) {
+        let miss = all.iter_mut().find(|miss| miss.policy == origin.policy && miss.rule == origin.rule);
+        if let Some(miss) = miss {
+            miss.peer |= permit.is_at_peer(&flow, isolation.direction, &ends);
+            miss.port |= permit.is_at_port(&flow, &ends);
+        }
+    }
+    all
+}
+
+/// A rule that does not let a connection pass.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Miss {
+    /// The policy.
+    pub policy: ObjectKey,
+    /// The rule's place.
+    pub rule: usize,
+    /// Whether the other end is one of its peers.
+    pub peer: bool,
+    /// Whether the port is one of its ports.
+    pub port: bool,
 }
 
 /// Permits are asked about the Pods themselves, without sets.
@@ -126,7 +179,6 @@ impl Lookup for Ends<'_> {
     }
 
     fn has_port(&self, protocol: Protocol, name: &str) -> bool {
-        let ports = self.destination.iter().flat_map(|pod| &pod.ports);
-        ports.into_iter().any(|(p, n, number)| *p == protocol && n == name && *number == self.port)
+        self.destination.is_some_and(|pod| pod.numbers(protocol, name).any(|number| number == self.port))
     }
 }

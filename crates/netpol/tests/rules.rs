@@ -4,6 +4,7 @@
 
 use netpol::layout::{Names, table};
 use netpol::model::{PodView, Policy, World};
+use netpol::track::Touched;
 use netpol::{Desired, Flow};
 use nft::Family;
 use serde_json::{Value, json};
@@ -39,7 +40,7 @@ fn world(policies: Vec<Policy>) -> World {
 fn text(family: Family, policies: Vec<Policy>) -> String {
     let desired = Desired::of(&world(policies));
     let mut names = Names::default();
-    names.follow(&desired);
+    names.follow(&desired, &Touched::between(&Desired::default(), &desired), |_| true);
     let all = table(family, &desired, &names).to_string();
     all.split("\n\tchain forward").next().unwrap().to_owned()
 }

@@ -9,117 +9,16 @@ mod common;
 
 use std::collections::BTreeSet;
 
+use common::dice::Dice;
 use common::net::Cluster;
 use common::reference::{self, Side, is_audited};
-use common::{Cell, NAMESPACES, Objects, PODS, PORTS, address, cells, policy, said};
+use common::{Cell, Objects, cells, said};
 use netpol::sync::Kernel;
 use netpol::verdict::Decision;
 use netpol::{Desired, Direction};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 const CASES: u32 = 200;
-
-/// A generator with a seed: the same cases in every run.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) % n
-    }
-
-    fn pick<T: Clone>(&mut self, from: &[T]) -> T {
-        from[usize::try_from(self.below(from.len() as u64)).unwrap()].clone()
-    }
-
-    fn pod_selector(&mut self) -> Value {
-        match self.below(6) {
-            0 => json!({}),
-            1 => json!({"matchLabels": {"parity": self.pick(&["even", "odd"])}}),
-            2 => {
-                json!({"matchExpressions": [{"key": "pod", "operator": self.pick(&["In", "NotIn"]), "values": [self.pick(&PODS), "a"]}]})
-            }
-            3 => {
-                json!({"matchExpressions": [{"key": "none", "operator": self.pick(&["Exists", "DoesNotExist"])}]})
-            }
-            _ => json!({"matchLabels": {"pod": self.pick(&PODS)}}),
-        }
-    }
-
-    fn namespace_selector(&mut self) -> Value {
-        match self.below(4) {
-            0 => json!({}),
-            1 => json!({"matchLabels": {"team": "blue"}}),
-            2 => {
-                json!({"matchExpressions": [{"key": "team", "operator": self.pick(&["Exists", "DoesNotExist"])}]})
-            }
-            _ => json!({"matchLabels": {"kubernetes.io/metadata.name": self.pick(&NAMESPACES)}}),
-        }
-    }
-
-    fn peer(&mut self) -> Value {
-        let someone = address(usize::try_from(self.below(9)).unwrap());
-        match self.below(7) {
-            0 | 1 => json!({"podSelector": self.pod_selector()}),
-            2 => json!({"namespaceSelector": self.namespace_selector()}),
-            3 | 4 => {
-                json!({"namespaceSelector": self.namespace_selector(), "podSelector": self.pod_selector()})
-            }
-            5 => json!({"ipBlock": {"cidr": format!("{someone}/{}", self.pick(&[30, 32]))}}),
-            _ => {
-                json!({"ipBlock": {"cidr": "10.244.0.0/24", "except": [format!("{someone}/{}", self.pick(&[31, 32]))]}})
-            }
-        }
-    }
-
-    fn port(&mut self) -> Value {
-        let protocol = self.pick(&["TCP", "TCP", "UDP", "SCTP"]);
-        match self.below(5) {
-            0 => json!({"protocol": protocol}),
-            1 => json!({"protocol": protocol, "port": 79, "endPort": self.pick(&[80, 81])}),
-            2 => {
-                let name = format!("{}-{}", self.pick(&PORTS).1, protocol.to_lowercase());
-                json!({"protocol": protocol, "port": name})
-            }
-            3 => json!({"port": self.pick(&[80, 81])}),
-            _ => json!({"protocol": protocol, "port": self.pick(&[80, 81])}),
-        }
-    }
-
-    fn list(&mut self, most: u64, mut item: impl FnMut(&mut Self) -> Value) -> Value {
-        let count = self.below(most + 1);
-        Value::Array((0..count).map(|_| item(self)).collect())
-    }
-
-    fn policy(&mut self, number: u64) -> Value {
-        let mut spec = json!({"podSelector": self.pod_selector()});
-        for (rules, peers, kind) in [("ingress", "from", "Ingress"), ("egress", "to", "Egress")] {
-            if self.below(2) == 0 {
-                continue;
-            }
-            spec[rules] = self.list(2, |dice| {
-                let mut rule = json!({});
-                if dice.below(4) > 0 {
-                    rule[peers] = dice.list(2, Self::peer);
-                }
-                if dice.below(2) > 0 {
-                    rule["ports"] = dice.list(2, Self::port);
-                }
-                rule
-            });
-            if self.below(2) == 0 {
-                spec["policyTypes"] = json!([kind]);
-            }
-        }
-        let mut policy = policy(self.pick(&NAMESPACES), &format!("p{number}"), &spec);
-        if self.below(8) == 0 {
-            policy["metadata"]["annotations"] = json!({"skiff.dev/audit": "true"});
-        }
-        policy
-    }
-}
 
 /// Holds a decision's reasons against the objects: the rule that it names lets the cell pass by itself, and those that
 /// refuse are all that speak of the Pod.
@@ -132,7 +31,7 @@ fn is_founded(decision: &Decision, side: &Side<'_>) -> bool {
         said == names.iter().map(|name| name.as_str().unwrap()).collect::<BTreeSet<_>>()
     };
     match decision {
-        Decision::NoPod => false,
+        Decision::NoPod | Decision::Node => false,
         Decision::Open => side.speaking().next().is_none(),
         Decision::Permitted(origin) => {
             let named = side.speaking().find(|policy| policy["metadata"]["name"] == *origin.policy.name);
@@ -150,7 +49,7 @@ fn every_connection_of_random_policies_is_as_the_api_says_and_as_explained() {
     let cluster = Cluster::new();
     let mut socket = cluster.node.within(|| nft::Socket::open().unwrap());
     let mut kernel = Kernel::new();
-    let mut dice = Dice(0x5eed_0007);
+    let mut dice = Dice::new(0x5eed_0007);
     let (mut open, mut refused, mut audited) = (0, 0, 0);
     for case in 0..CASES {
         let count = dice.below(6);
@@ -168,7 +67,7 @@ fn every_connection_of_random_policies_is_as_the_api_says_and_as_explained() {
                 audited += u32::from(matches!(verdict.of(direction), Decision::Audited(_)));
             }
         }
-        kernel.sync(&mut socket, desired).unwrap();
+        kernel.sync(&mut socket, &desired).unwrap();
         if case == 0 {
             cluster.node.sh("echo 0 > /proc/sys/net/netfilter/nf_conntrack_tcp_loose");
         }

@@ -6,6 +6,7 @@
 //! incomplete delete request would flush everything on some.
 
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsRawFd, RawFd};
 
 use crate::error::Error;
 use crate::socket::{Socket, errno};
@@ -175,6 +176,44 @@ fn entry(attrs: &[u8]) -> Option<Entry> {
     let original = tuple(Attrs::find(attrs, TUPLE_ORIG)?)?;
     let reply = tuple(Attrs::find(attrs, TUPLE_REPLY)?)?;
     Some(Entry { original, reply })
+}
+
+/// Hears of each connection as its first packet has passed. While nobody listens the kernel makes no such messages.
+#[derive(Debug)]
+pub struct NewConnections(Socket);
+
+impl NewConnections {
+    /// Listens in the calling thread's network namespace.
+    ///
+    /// # Errors
+    /// When the kernel has no connection-tracking events.
+    pub fn open() -> Result<Self, Error> {
+        const GROUP_NEW: libc::c_int = 1;
+        let socket = Socket::open()?;
+        socket.may_lose()?;
+        socket.join(GROUP_NEW)?;
+        Ok(Self(socket))
+    }
+
+    /// Everything that waits; what came too fast is lost.
+    ///
+    /// # Errors
+    /// When the socket fails.
+    pub fn read(&self, mut each: impl FnMut(Entry)) -> Result<(), Error> {
+        self.0.drain(|message| {
+            if message.kind == SUBSYSTEM
+                && let Some(entry) = message.payload.get(4..).and_then(entry)
+            {
+                each(entry);
+            }
+        })
+    }
+}
+
+impl AsRawFd for NewConnections {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
 }
 
 fn tuple(bytes: &[u8]) -> Option<Tuple> {

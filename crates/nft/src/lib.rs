@@ -8,7 +8,8 @@
 //! * [`masquerade`]: the one static rule of a host or a node.
 //! * [`Monitor`]: tells when somebody else has changed a table.
 //! * [`census`]: what the kernel holds, listed.
-//! * [`conntrack`]: finds and deletes connection-tracking entries.
+//! * [`conntrack`]: finds and deletes connection-tracking entries, and hears of new ones.
+//! * [`log`]: hears what rules tell of packets.
 //!
 //! Everything acts on the network namespace of the calling thread at the moment the [`Socket`] is opened.
 //!
@@ -23,6 +24,7 @@ mod display;
 mod encode;
 mod error;
 mod expr;
+pub mod log;
 pub mod masquerade;
 pub mod model;
 mod monitor;

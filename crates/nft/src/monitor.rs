@@ -14,7 +14,6 @@ use crate::socket::Socket;
 use crate::uapi;
 use crate::wire::{Attrs, Message};
 
-const ADD_MEMBERSHIP: libc::c_int = 1;
 /// Where a netlink header says who asked for the change.
 const PORT_OFFSET: u32 = 12;
 
@@ -35,8 +34,7 @@ impl Monitor {
         let socket = Socket::open()?;
         ignore(&socket, own.port()?)?;
         let group = libc::NFNLGRP_NFTABLES as libc::c_int;
-        let joined = socket.option(libc::SOL_NETLINK, ADD_MEMBERSHIP, group);
-        joined.map_err(|source| Error::Netlink { call: "join of the change group", source })?;
+        socket.join(group)?;
         // SAFETY: the socket owns its descriptor, which stays the same until it is dropped together with its registration.
         let registered = unsafe { AsyncFd::register(socket) };
         let socket = registered.map_err(|e| Error::Netlink { call: "poll", source: e.into() })?;

@@ -22,6 +22,15 @@ impl Protocol {
         }
     }
 
+    /// The API's word for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+            Self::Sctp => "SCTP",
+        }
+    }
+
     /// IANA's number.
     pub fn number(self) -> u8 {
         match self {

@@ -61,6 +61,20 @@ impl Socket {
         if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
+    /// Joins a multicast group of the kernel's.
+    pub(crate) fn join(&self, group: libc::c_int) -> Result<(), Error> {
+        const ADD_MEMBERSHIP: libc::c_int = 1;
+        let joined = self.option(libc::SOL_NETLINK, ADD_MEMBERSHIP, group);
+        joined.map_err(|source| Error::Netlink { call: "join a group", source })
+    }
+
+    /// For sockets that hear the kernel: what does not fit is lost without an error.
+    pub(crate) fn may_lose(&self) -> Result<(), Error> {
+        const NO_ENOBUFS: libc::c_int = 5;
+        let set = self.option(libc::SOL_NETLINK, NO_ENOBUFS, 1);
+        set.map_err(|source| Error::Netlink { call: "setsockopt", source })
+    }
+
     fn grow_receive(&mut self, bytes: usize) {
         let bytes = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
         if self.option(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, bytes).is_err() {

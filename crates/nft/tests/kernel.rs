@@ -503,3 +503,42 @@ fn a_census_reads_back_what_was_committed() {
     assert_eq!(set("svc4"), ["10.96.0.1 . tcp . 443 : goto n1"]);
     assert_eq!(set("nets"), ["10.1.0.0"]);
 }
+
+/// What arrives within a while.
+fn heard<T>(mut read: impl FnMut(&mut Vec<T>)) -> Vec<T> {
+    let began = Instant::now();
+    let mut all = Vec::new();
+    while all.is_empty() && began.elapsed() < Duration::from_secs(10) {
+        read(&mut all);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    all
+}
+
+#[test]
+fn new_connections_and_what_rules_tell_are_heard() {
+    in_netns(|| {
+        run("ip link set lo up");
+        let told = nft::log::Listener::open(77).unwrap();
+        let taken = nft::log::Listener::open(77).unwrap_err();
+        assert!(taken.to_string().contains("listen to a log group"), "{taken}");
+        let mut table = Table::new(Family::Ip, "heard");
+        let to = |port| Stmt::Match(Key::ThDport, Op::Eq(Value::Port(port)));
+        let log = Stmt::Log(Log { prefix: Some("no way".into()), group: Some(77) });
+        let udp = Stmt::Match(Key::L4proto, Op::Eq(Value::Proto(17)));
+        let refuse = Rule::new(vec![udp, to(81), log, Stmt::Verdict(Verdict::Drop)]);
+        let track = Rule::new(vec![Stmt::Match(Key::CtState, Op::Any(ct_state::NEW)), Stmt::Counter]);
+        table.chains.push(Chain::base("in", ChainType::Filter, Hook::Input, 0, vec![track, refuse]));
+        commit(&table);
+        let connections = conntrack::NewConnections::open().unwrap();
+        let socket = UdpSocket::bind("127.0.0.1:4000").unwrap();
+        socket.send_to(b"x", "127.0.0.1:80").unwrap();
+        socket.send_to(b"x", "127.0.0.1:81").unwrap();
+        let packets = heard(|all| told.read(|packet| all.push(packet)).unwrap());
+        let from: SocketAddr = "127.0.0.1:4000".parse().unwrap();
+        assert_eq!((packets[0].prefix.as_str(), packets.len()), ("no way", 1));
+        assert_eq!((packets[0].tuple.src, packets[0].tuple.dst.port()), (from, 81));
+        let entries = heard(|all| connections.read(|entry| all.push(entry)).unwrap());
+        assert_eq!((entries[0].original.src, entries[0].original.dst.port()), (from, 80));
+    });
+}

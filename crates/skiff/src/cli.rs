@@ -40,6 +40,12 @@ enum Command {
     Service(commands::service::Options),
     /// Say that no tunnel is needed, and list the addresses that this machine reaches.
     Tunnel(crate::output::Print),
+    /// Explain network policies: who may talk to whom, and which rule says so.
+    #[command(subcommand)]
+    Policy(commands::policy::Policy),
+    /// Show the connections of Pods: who, to whom, allowed or denied, and by which policy.
+    #[command(after_help = commands::flows::HELP)]
+    Flows(commands::flows::Options),
     /// Give the cluster images, list, save and remove them.
     #[command(subcommand)]
     Image(commands::image::Image),
@@ -132,6 +138,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Ip(options) => commands::ip::run(profile, &options),
         Command::Service(options) => commands::service::run(profile, options),
         Command::Tunnel(print) => commands::service::tunnel(profile, print),
+        Command::Policy(policy) => return commands::policy::run(profile, policy),
+        Command::Flows(options) => commands::flows::run(profile, &options),
         Command::Image(image) => commands::image::run(profile, image),
         Command::Node(node) => commands::node::run(profile, node),
         Command::Doctor(print) => return commands::doctor::run(profile, print),
@@ -163,11 +171,16 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
 }
 
 fn report(outcome: anyhow::Result<ExitCode>) -> ExitCode {
-    const RED: Style = AnsiColor::Red.on_default();
     outcome.unwrap_or_else(|error| {
-        anstream::eprintln!("{RED}error:{RED:#} {error:#}");
+        complain(&error);
         ExitCode::FAILURE
     })
+}
+
+/// Prints what went wrong.
+pub fn complain(error: &anyhow::Error) {
+    const RED: Style = AnsiColor::Red.on_default();
+    anstream::eprintln!("{RED}error:{RED:#} {error:#}");
 }
 
 #[cfg(test)]

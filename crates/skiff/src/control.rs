@@ -50,6 +50,9 @@ pub enum Request {
         /// The reference.
         reference: String,
     },
+    /// The connections that this node sees: refused ones that are remembered and all that are tracked; or, if it is
+    /// to follow, each new one until the asker leaves.
+    Flows(FlowsWanted),
     /// All add-ons.
     AddonList,
     /// Add an add-on, and wait until it runs.
@@ -62,6 +65,18 @@ pub enum Request {
         /// Its name.
         addon: String,
     },
+}
+
+/// Which connections are asked for; see [`Request::Flows`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FlowsWanted {
+    /// Only new ones, as they come.
+    pub follow: bool,
+    /// Only those that were refused, or would be.
+    pub denied: bool,
+    /// Only those of this Pod, `NAMESPACE/NAME`.
+    pub pod: Option<String>,
 }
 
 /// What happens to a node; see [`Request::Node`].
@@ -86,6 +101,8 @@ pub enum Reply {
     Step(String),
     /// News of the running step.
     Detail(String),
+    /// A connection; see [`Request::Flows`].
+    Flow(Box<netpol::flows::Seen>),
     /// It is done.
     Done(Answer),
     /// It failed; what to tell the user.

@@ -2,6 +2,9 @@
 //! enforce them and says so.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "netpol/commands.rs"]
+mod commands;
+
 use std::time::Duration;
 
 use testkit::cluster::Cluster;
@@ -66,7 +69,8 @@ fn policies_are_enforced_unless_the_cluster_says_that_it_does_not() {
     let cluster = Cluster::start(env!("CARGO_BIN_EXE_skiff"), "e2enetpol");
     let kubectl = cluster.kubectl();
     cluster.skiff(&format!("image load {}", images::tar("nginx").display())).out();
-    the_course_example(&kubectl);
+    the_course_example(&kubectl, || commands::while_refused(&cluster, &kubectl));
+    commands::while_allowed(&cluster, &kubectl);
     a_policy_decides_whether_and_a_change_at_once(&kubectl);
     ports_have_numbers_names_and_ranges(&kubectl);
     egress_names_namespaces_and_blocks(&kubectl);
@@ -98,7 +102,7 @@ fn address(kubectl: &Kubectl, pod: &str) -> String {
     kubectl.json(&format!("get pod {pod}"))["status"]["podIP"].as_str().unwrap().to_owned()
 }
 
-fn the_course_example(kubectl: &Kubectl) {
+fn the_course_example(kubectl: &Kubectl, while_refused: impl FnOnce()) {
     // Made in one go: the policy and the Pods that it isolates, which pass their gates and their probes.
     kubectl.apply(EXAMPLE);
     kubectl.out("wait --for=condition=Ready pod/nginx pod/busybox --timeout=30s");
@@ -115,6 +119,7 @@ fn the_course_example(kubectl: &Kubectl) {
         "{refused}"
     );
     assert!(refused.contains("command terminated with exit code 1"), "{refused}");
+    while_refused();
     assert_eq!(kubectl.out("label pod busybox access=true"), "pod/busybox labeled\n");
     reaches(kubectl, "busybox", "nginx");
     let fetched = wget(kubectl, "busybox", "nginx");

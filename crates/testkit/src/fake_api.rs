@@ -1,4 +1,4 @@
-//! An API server of lists and watches only, for components that follow objects.
+//! An API server of lists and watches only, for components that follow objects. What is created is only remembered.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -18,6 +18,7 @@ pub struct FakeApi {
     lists: Arc<Mutex<HashMap<&'static str, Vec<Value>>>>,
     events: broadcast::Sender<(&'static str, Value)>,
     away: watch::Sender<bool>,
+    posted: Arc<Mutex<Vec<Value>>>,
 }
 
 impl FakeApi {
@@ -28,6 +29,7 @@ impl FakeApi {
             lists: Arc::new(Mutex::new(lists.into_iter().collect())),
             events,
             away: watch::channel(false).0,
+            posted: Arc::default(),
         }
     }
 
@@ -45,8 +47,16 @@ impl FakeApi {
     pub fn client(&self) -> kube::Client {
         let api = self.clone();
         let service = tower::service_fn(move |request: http::Request<Body>| {
-            let (api, uri) = (api.clone(), request.uri().clone());
-            async move { Ok::<_, Infallible>(api.answer(&uri).await) }
+            let api = api.clone();
+            async move {
+                let is_post = request.method() == http::Method::POST;
+                let (parts, body) = request.into_parts();
+                Ok::<_, Infallible>(if is_post {
+                    api.create(body).await
+                } else {
+                    api.answer(&parts.uri).await
+                })
+            }
         });
         kube::Client::new(service, "default")
     }
@@ -59,6 +69,20 @@ impl FakeApi {
         let mut object = object.clone();
         object["metadata"]["resourceVersion"] = json!(rand::random::<u32>().to_string());
         self.events.send((path, json!({"type": kind, "object": object}))).unwrap();
+    }
+
+    /// All that was created, oldest first.
+    pub async fn posted(&self) -> Vec<Value> {
+        self.posted.lock().await.clone()
+    }
+
+    async fn create(&self, body: Body) -> http::Response<UnsyncBoxBody<Bytes, Infallible>> {
+        let bytes = body.collect().await.unwrap().to_bytes();
+        let object: Value = serde_json::from_slice(&bytes).unwrap();
+        self.posted.lock().await.push(object.clone());
+        let frame = Ok(http_body::Frame::data(Bytes::from(object.to_string())));
+        let body = StreamBody::new(futures::stream::iter([frame])).boxed_unsync();
+        http::Response::builder().status(201).header("content-type", "application/json").body(body).unwrap()
     }
 
     async fn answer(&self, uri: &http::Uri) -> http::Response<UnsyncBoxBody<Bytes, Infallible>> {

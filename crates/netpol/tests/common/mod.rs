@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, dead_code)]
 
+pub mod dice;
 pub mod net;
 pub mod reference;
 
@@ -106,8 +107,7 @@ impl Objects {
 pub fn said(world: &World, desired: &Desired, (from, to, protocol, port): Cell) -> Verdict {
     let protocol = Protocol::parse(Some(protocol)).unwrap();
     let (src, dst): (IpAddr, IpAddr) = (address(from).into(), address(to).into());
-    let end = |address| End { address, pod: world.pod_at(address) };
-    let verdict = verdict(world, end(src), end(dst), protocol, port);
+    let verdict = verdict(world, End::at(world, src), End::at(world, dst), protocol, port);
     let allows = desired.allows(&Flow { src, dst, protocol, port });
     assert_eq!(verdict.allows(), allows, "{from} -> {to} {protocol:?}/{port}: {verdict:?}");
     verdict

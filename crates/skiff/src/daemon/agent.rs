@@ -172,7 +172,13 @@ impl Parts {
             return Ok(None);
         }
         let (gate, arrivals) = netpol::gate();
-        let config = netpol::Config { node_name: self.member.name(), node_ips: self.node_ips(), arrivals };
+        let config = netpol::Config {
+            node_name: self.member.name(),
+            node_ips: self.node_ips(),
+            arrivals,
+            flows: self.flows.clone(),
+            speaks: self.member.is_control_plane(),
+        };
         let running = netpol::run(client, config, self.components.clone());
         tasks.spawn(async { ("the enforcement of network policies", running.await.map_err(Into::into)) });
         Ok(Some(gate))
@@ -246,8 +252,8 @@ impl Parts {
     ) -> anyhow::Result<()> {
         let listener = answer::listen(&self.member.control_socket())?;
         let node_name = self.member.name();
-        let running =
-            Running { client, images, node_name, stop: self.daemon.clone(), host: self.host.clone() };
+        let (stop, host, flows) = (self.daemon.clone(), self.host.clone(), self.flows.clone());
+        let running = Running { client, images, node_name, stop, host, flows };
         let stop = self.components.clone();
         tasks.spawn(async move {
             stop.run_until_cancelled(answer::serve(listener, running)).await;

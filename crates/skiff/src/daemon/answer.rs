@@ -6,11 +6,11 @@ use std::sync::Arc;
 use anyhow::Context;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::Api;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 
-use super::{Running, addons, nodes};
+use super::{Running, addons, flows, nodes};
 use crate::control::{Answer, ImageLine, Reply, Request, Status};
 use crate::ui::size;
 
@@ -54,8 +54,11 @@ pub async fn serve(listener: UnixListener, running: Running) {
 async fn answer(stream: UnixStream, running: Running) -> anyhow::Result<()> {
     let (read, mut write) = stream.into_split();
     let mut line = String::new();
-    BufReader::new(read).read_line(&mut line).await.context("read the request")?;
+    let mut read = BufReader::new(read);
+    read.read_line(&mut line).await.context("read the request")?;
     let request: Request = serde_json::from_str(&line).context("parse the request")?;
+    // What is begun is finished though the asker leaves; only who watches is forgotten.
+    let watches = matches!(request, Request::Flows(_));
     let (tx, mut rx) = mpsc::unbounded_channel();
     let host = running.host.clone();
     let work = host.spawn(async move {
@@ -66,7 +69,13 @@ async fn answer(stream: UnixStream, running: Running) -> anyhow::Result<()> {
         // Whoever asked may have gone.
         let _ = tx.send(reply);
     });
-    while let Some(reply) = rx.recv().await {
+    let mut rest = Vec::new();
+    loop {
+        let reply = tokio::select! {
+            reply = rx.recv() => reply,
+            _ = read.read_to_end(&mut rest), if watches => return Ok(()),
+        };
+        let Some(reply) = reply else { break };
         let line = serde_json::to_string(&reply)? + "\n";
         write.write_all(line.as_bytes()).await.context("write the answer")?;
     }
@@ -114,6 +123,10 @@ async fn perform(
         Request::ImageRemove { reference } => {
             let images: Arc<image::Store> = running.images.clone();
             tokio::task::spawn_blocking(move || images.remove(&reference)).await??;
+            Answer::Empty
+        }
+        Request::Flows(wanted) => {
+            flows::tell(&running.flows, &wanted, news).await;
             Answer::Empty
         }
         Request::AddonList => Answer::Addons(addons::list(&running.client).await?),

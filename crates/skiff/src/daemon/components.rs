@@ -44,6 +44,7 @@ pub async fn run(member: &Member, report: Arc<Report>, stop: CancellationToken) 
         netns,
         plugins,
         host: Handle::current(),
+        flows: netpol::Flows::default(),
         components: CancellationToken::new(),
         daemon: stop,
     };
@@ -80,6 +81,8 @@ pub(super) struct Parts {
     pub plugins: Option<Plugins>,
     /// The runtime on the host's side.
     pub host: Handle,
+    /// Connections that the node sees.
+    pub flows: netpol::Flows,
     /// Ends the components.
     pub components: CancellationToken,
     /// Ends the daemon.

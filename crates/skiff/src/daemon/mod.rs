@@ -11,6 +11,7 @@ mod answer;
 mod components;
 mod control_plane;
 mod edges;
+mod flows;
 pub mod network;
 pub mod node;
 mod nodes;
@@ -118,4 +119,6 @@ struct Running {
     stop: CancellationToken,
     /// The runtime on the host's side, from which images are pulled.
     host: tokio::runtime::Handle,
+    /// Connections that the node sees.
+    flows: netpol::Flows,
 }
