@@ -85,6 +85,8 @@ pub struct Resource {
     pub scale_paths: Option<ScalePaths>,
     /// OpenAPI schema of a CustomResourceDefinition.
     pub schema: Option<serde_json::Value>,
+    /// What whoever uses it is warned of, for a deprecated version of a CustomResourceDefinition.
+    pub warning: Option<String>,
     /// Whether the schema has rules in CEL.
     pub has_rules: bool,
     /// Fields of a CustomResourceDefinition's objects, from its schema.
@@ -158,6 +160,7 @@ impl Resource {
             stores: true,
             scale_paths: None,
             schema: None,
+            warning: None,
             has_rules: false,
             types: None,
         }

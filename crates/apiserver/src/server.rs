@@ -156,6 +156,9 @@ impl ApiServer {
         let access = (self.objects.clone(), self.auth.authorizer.clone());
         let mut call = Call::new(&self.core, row, &path, query, user, access);
         call.cx.warnings = warnings.clone();
+        if let Some(warning) = call.row.warning.clone() {
+            call.cx.warn(warning);
+        }
         call.headers = parts.headers.clone();
         if connect::is_connection(&call) {
             return connect::connect(&call, Request::from_parts(parts, body)).await;

@@ -31,3 +31,13 @@ pub fn forbidden(socket: &mut nft::Socket, desired: &Desired, node: &[IpAddr]) -
     }
     Ok(count)
 }
+
+/// The node's addresses, those of bridges of CNI plugins in the calling thread's network namespace included.
+pub fn own_addresses(known: &[IpAddr]) -> Vec<IpAddr> {
+    let found = nix::ifaddrs::getifaddrs().into_iter().flatten().filter_map(|interface| {
+        let address = interface.address?;
+        let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
+        v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
+    });
+    known.iter().copied().chain(found).collect()
+}

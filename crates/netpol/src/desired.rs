@@ -9,21 +9,58 @@ use std::sync::Arc;
 
 use nft::Protocol;
 
-use crate::isolation::Isolation;
+use crate::cluster::{Action, Tier};
+use crate::isolation::{Isolation, Step, Unpermitted};
 use crate::model::{Peer, PodView, Port, World};
 use crate::permit::{Direction, Flow, Lookup, Permit};
 use crate::range::{Range, union};
 use crate::track::{Changes, Tracker};
 
-/// What one direction of a Pod permits; nothing else passes, unless it is audited only.
+/// What becomes of the connections of one direction of a Pod: the first of these that means one decides.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Profile {
     /// Which one.
     pub direction: Direction,
-    /// In order, without doubles.
+    /// The cluster's rules of tier Admin, in order.
+    pub admin: Vec<Step>,
+    /// What NetworkPolicies permit, without doubles.
     pub permits: Vec<Permit>,
-    /// What is not permitted passes all the same and is told.
-    pub audit: bool,
+    /// What they do with the rest.
+    pub unpermitted: Unpermitted,
+    /// The cluster's rules of tier Baseline, in order.
+    pub baseline: Vec<Step>,
+}
+
+impl Profile {
+    /// Whether some rule leaves connections to what comes after tier Admin.
+    pub fn passes(&self) -> bool {
+        self.admin.iter().any(|step| step.action == Action::Pass)
+    }
+
+    /// Whether somebody may be refused for being somebody: then more of them mean that less is allowed.
+    pub fn denies(&self) -> bool {
+        self.admin.iter().chain(&self.baseline).any(|step| step.action != Action::Accept)
+    }
+
+    /// All that connections are held against.
+    pub fn all_permits(&self) -> impl Iterator<Item = &Permit> {
+        let steps = self.admin.iter().chain(&self.baseline).map(|step| &step.permit);
+        steps.chain(&self.permits)
+    }
+
+    /// Whether a connection passes.
+    fn admits(&self, is_meant: impl Fn(&Permit) -> bool) -> bool {
+        let first = |steps: &[Step]| steps.iter().find(|step| is_meant(&step.permit)).map(|step| step.action);
+        match first(&self.admin) {
+            Some(Action::Accept) => return true,
+            Some(Action::Deny) => return false,
+            Some(Action::Pass) | None => {}
+        }
+        if self.permits.iter().any(&is_meant) {
+            return true;
+        }
+        self.unpermitted != Unpermitted::Dropped && first(&self.baseline) != Some(Action::Deny)
+    }
 }
 
 /// What identifies a set.
@@ -68,9 +105,7 @@ impl Desired {
         Direction::BOTH.into_iter().all(|direction| {
             let profile = self.profiles.get(&(direction, flow.own(direction)));
             let sets = Sets { desired: self, flow, direction };
-            profile.is_none_or(|profile| {
-                profile.audit || profile.permits.iter().any(|permit| permit.admits(flow, direction, &sets))
-            })
+            profile.is_none_or(|profile| profile.admits(|permit| permit.admits(flow, direction, &sets)))
         })
     }
 }
@@ -110,10 +145,19 @@ impl Permit {
     }
 }
 
+/// All that a profile follows from.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Sources<'a> {
+    direction: Direction,
+    unpermitted: Unpermitted,
+    policies: Vec<&'a client::ObjectKey>,
+    cluster_policies: Vec<&'a str>,
+}
+
 /// Profiles made so far, by the policies that they come from.
 #[derive(Default)]
 pub(crate) struct Compiler<'a> {
-    made: BTreeMap<(Direction, bool, Vec<&'a client::ObjectKey>), Arc<Profile>>,
+    made: BTreeMap<Sources<'a>, Arc<Profile>>,
     profiles: BTreeSet<Arc<Profile>>,
 }
 
@@ -125,17 +169,31 @@ impl<'a> Compiler<'a> {
 
     /// What a Pod's isolation comes to.
     pub(crate) fn profile(&mut self, isolation: &Isolation<'a>, pod: &PodView) -> Arc<Profile> {
-        let (direction, audit) = (isolation.direction, isolation.is_audit());
-        let rules = || isolation.policies().flat_map(|policy| policy.rules(direction).into_iter().flatten());
+        let (direction, unpermitted) = (isolation.direction, isolation.unpermitted());
+        let rules = isolation.policies().flat_map(|policy| policy.rules(direction).into_iter().flatten());
+        let of_cluster = || [Tier::Admin, Tier::Baseline].into_iter().flat_map(|t| isolation.tiers.tier(t));
+        let cluster_rules = of_cluster().flat_map(|policy| policy.rules(direction));
+        let mut ports = rules.flat_map(|rule| &rule.ports).chain(cluster_rules.flat_map(|rule| &rule.ports));
         // Of the destination's own port names the profile has the numbers, which other Pods may not share.
         let own_names = direction == Direction::Ingress
-            && rules().any(|rule| rule.ports.iter().flatten().any(|port| matches!(port, Port::Named(..))));
-        let id = (direction, audit, isolation.policies().map(|policy| &policy.key).collect::<Vec<_>>());
+            && ports.any(|ports| ports.iter().any(|port| matches!(port, Port::Named(..))));
+        let id = Sources {
+            direction,
+            unpermitted,
+            policies: isolation.policies().map(|policy| &policy.key).collect(),
+            cluster_policies: of_cluster().map(|policy| policy.name.as_str()).collect(),
+        };
         if !own_names && let Some(made) = self.made.get(&id) {
             return made.clone();
         }
-        let permits = merged(isolation.permits(pod).map(|(permit, _)| permit));
-        let profile = Arc::new(Profile { direction, permits, audit });
+        let steps = |tier| isolation.steps(tier, pod).map(|(step, _)| step).collect();
+        let profile = Arc::new(Profile {
+            direction,
+            admin: steps(Tier::Admin),
+            permits: merged(isolation.permits(pod).map(|(permit, _)| permit)),
+            unpermitted,
+            baseline: steps(Tier::Baseline),
+        });
         let profile = self.profiles.get(&profile).cloned().unwrap_or(profile);
         self.profiles.insert(profile.clone());
         if !own_names {
@@ -166,6 +224,7 @@ pub(crate) fn members(key: &SetKey, world: &World) -> Members {
     match key {
         SetKey::Peer(peer) => match &**peer {
             Peer::Block(_) => Members::Block,
+            Peer::Nodes(select) => Members::Addresses(world.nodes_of(select).collect()),
             Peer::Pods(set) => {
                 Members::Addresses(world.pods_of(set).flat_map(|pod| pod.addresses.iter().copied()).collect())
             }

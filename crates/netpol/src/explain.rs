@@ -42,7 +42,10 @@ pub struct Lack {
 
 /// The name of a policy as people say it.
 pub fn policy_name(key: &ObjectKey) -> String {
-    format!("NetworkPolicy {key}")
+    match key.namespace.is_empty() {
+        true => format!("ClusterNetworkPolicy {}", key.name),
+        false => format!("NetworkPolicy {key}"),
+    }
 }
 
 /// What both sides say of a connection, in the order in which it passes them.
@@ -65,6 +68,7 @@ fn side(world: &World, direction: Direction, from: End<'_>, to: End<'_>, asked: 
     };
     let rule = match &decided {
         Decision::Permitted(origin) => Some(origin.to_string()),
+        Decision::Accepted(origin) | Decision::Denied(origin) => Some(origin.to_string()),
         _ => None,
     };
     Side {
@@ -82,6 +86,7 @@ pub fn deciding(decision: &Decision) -> Vec<ObjectKey> {
     match decision {
         Decision::NoPod | Decision::Node | Decision::Open => Vec::new(),
         Decision::Permitted(origin) => vec![origin.policy.clone()],
+        Decision::Accepted(origin) | Decision::Denied(origin) => vec![ObjectKey::new("", &origin.policy)],
         Decision::Refused(by) | Decision::Audited(by) => by.clone(),
     }
 }
@@ -94,6 +99,10 @@ fn text(decision: &Decision, direction: Direction, who: &str) -> String {
         Decision::Node => format!("the node always reaches its own Pods, so no policy of {who} is asked"),
         Decision::Open => format!("no policy selects {who} for {word}: all is allowed"),
         Decision::Permitted(origin) => format!("{} permits it: {origin}", policy_name(&origin.policy)),
+        Decision::Accepted(origin) | Decision::Denied(origin) => {
+            let (verb, tier) = (if decision.allows() { "accepts" } else { "denies" }, origin.tier.word());
+            format!("ClusterNetworkPolicy {} (tier {tier}) {verb} it: {origin}", origin.policy)
+        }
         Decision::Refused(by) => format!("{} isolates {who} for {word}, and no rule permits it", list(by)),
         Decision::Audited(by) => {
             format!("{} would refuse it, but is only audited: it is logged and passes", list(by))

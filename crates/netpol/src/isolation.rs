@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use client::ObjectKey;
 
+use crate::cluster::{Action, ClusterOrigin, ClusterPolicy, ClusterRule, Tier};
 use crate::model::{Peer, PodView, Policy, Port, Rule, World};
 use crate::permit::{Direction, Permit};
 
@@ -43,11 +44,71 @@ impl fmt::Display for Origin {
     }
 }
 
-/// The policies that speak of one direction of a Pod; never none of both kinds.
+/// The cluster's policies in the order in which they are asked.
+#[derive(Debug, Clone, Default)]
+pub struct Tiers<'a> {
+    /// Before NetworkPolicies.
+    pub admin: Vec<&'a ClusterPolicy>,
+    /// After them.
+    pub baseline: Vec<&'a ClusterPolicy>,
+}
+
+impl<'a> Tiers<'a> {
+    /// All of them.
+    pub fn of(world: &'a World) -> Self {
+        let mut all: Vec<&ClusterPolicy> = world.cluster_policies.values().collect();
+        all.sort_by_key(|policy| (policy.priority, &policy.name));
+        let (admin, baseline) = all.into_iter().partition(|policy| policy.tier == Tier::Admin);
+        Self { admin, baseline }
+    }
+
+    /// Those that speak of one direction of a Pod.
+    pub(crate) fn about(&self, world: &World, pod: &PodView, direction: Direction) -> Self {
+        let of = |tier: &[&'a ClusterPolicy]| {
+            let speak = |policy: &&&ClusterPolicy| {
+                !policy.rules(direction).is_empty() && world.is_in(&policy.subject, pod)
+            };
+            tier.iter().filter(speak).copied().collect()
+        };
+        Self { admin: of(&self.admin), baseline: of(&self.baseline) }
+    }
+
+    /// Of one tier.
+    pub fn tier(&self, tier: Tier) -> &[&'a ClusterPolicy] {
+        match tier {
+            Tier::Admin => &self.admin,
+            Tier::Baseline => &self.baseline,
+        }
+    }
+}
+
+/// What one rule of the cluster's does with the connections that its permit means.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Step {
+    /// What it does.
+    pub action: Action,
+    /// With which.
+    pub permit: Permit,
+}
+
+/// What becomes of connections that no NetworkPolicy permits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Unpermitted {
+    /// They are dropped.
+    Dropped,
+    /// They are told, and go on.
+    Told,
+    /// No NetworkPolicy speaks of the Pod.
+    Open,
+}
+
+/// The policies that speak of one direction of a Pod; never none of all kinds.
 #[derive(Debug, Clone)]
 pub struct Isolation<'a> {
     /// Which direction.
     pub direction: Direction,
+    /// The cluster's.
+    pub tiers: Tiers<'a>,
     /// Those that isolate the Pod.
     pub enforced: Vec<&'a Policy>,
     /// Those that would.
@@ -55,13 +116,15 @@ pub struct Isolation<'a> {
 }
 
 impl<'a> Isolation<'a> {
-    /// Of these policies, all of the Pod's namespace, those that speak of it; none when the direction is open.
+    /// Of these policies, all of the Pod's namespace, those that speak of it, and of the cluster's those that do; none when
+    /// the direction is open.
     pub fn among(
         policies: impl IntoIterator<Item = &'a Policy>,
+        tiers: Tiers<'a>,
         pod: &PodView,
         direction: Direction,
     ) -> Option<Self> {
-        let mut isolation = Self { direction, enforced: Vec::new(), audited: Vec::new() };
+        let mut isolation = Self { direction, tiers, enforced: Vec::new(), audited: Vec::new() };
         for policy in policies {
             if policy.rules(direction).is_none() || !policy.subject.matches(&pod.labels) {
                 continue;
@@ -69,18 +132,51 @@ impl<'a> Isolation<'a> {
             let kind = if policy.audit { &mut isolation.audited } else { &mut isolation.enforced };
             kind.push(policy);
         }
-        let speaks = !isolation.enforced.is_empty() || !isolation.audited.is_empty();
-        speaks.then_some(isolation)
+        let Tiers { admin, baseline } = &isolation.tiers;
+        let silent = isolation.policies().next().is_none() && admin.is_empty() && baseline.is_empty();
+        (!silent).then_some(isolation)
     }
 
     /// Of all policies.
     pub fn of(world: &'a World, pod: &PodView, direction: Direction) -> Option<Self> {
-        Self::among(world.policies_in(&pod.key.namespace), pod, direction)
+        let tiers = Tiers::of(world).about(world, pod, direction);
+        Self::among(world.policies_in(&pod.key.namespace), tiers, pod, direction)
     }
 
     /// Whether what is not permitted passes all the same, and is told.
     pub fn is_audit(&self) -> bool {
         self.enforced.is_empty()
+    }
+
+    /// What becomes of what is not permitted.
+    pub fn unpermitted(&self) -> Unpermitted {
+        match (self.enforced.is_empty(), self.audited.is_empty()) {
+            (false, _) => Unpermitted::Dropped,
+            (true, false) => Unpermitted::Told,
+            (true, true) => Unpermitted::Open,
+        }
+    }
+
+    /// The rules of a tier that speak of this Pod, in the order in which they are asked.
+    pub fn steps<'s>(
+        &'s self,
+        tier: Tier,
+        pod: &'s PodView,
+    ) -> impl Iterator<Item = (Step, ClusterOrigin)> + 's {
+        let direction = self.direction;
+        self.tiers.tier(tier).iter().flat_map(move |policy| {
+            let rules = policy.rules(direction).iter().enumerate();
+            rules.flat_map(move |(number, rule)| {
+                let origin = ClusterOrigin {
+                    policy: policy.name.clone(),
+                    tier,
+                    direction,
+                    rule: number,
+                    name: rule.name.clone(),
+                };
+                steps(rule, direction, pod).into_iter().map(move |step| (step, origin.clone()))
+            })
+        })
     }
 
     /// The policies that refuse what is not permitted, or would.
@@ -131,6 +227,22 @@ fn permits(
         (Permit { peer: peer.1.clone(), port: port.1.clone() }, origin)
     });
     both.collect()
+}
+
+fn steps(rule: &ClusterRule, direction: Direction, pod: &PodView) -> Vec<Step> {
+    let ports: Vec<Option<Port>> = match &rule.ports {
+        None => vec![None],
+        Some(ports) => ports.iter().flat_map(|port| resolved(port, direction, pod)).map(Some).collect(),
+    };
+    let peers: Vec<Option<Arc<Peer>>> = match &rule.peers {
+        None => vec![None],
+        Some(peers) => peers.iter().cloned().map(Some).collect(),
+    };
+    let step = |peer: &Option<Arc<Peer>>, port: &Option<Port>| Step {
+        action: rule.action,
+        permit: Permit { peer: peer.clone(), port: port.clone() },
+    };
+    peers.iter().flat_map(|peer| ports.iter().map(move |port| step(peer, port))).collect()
 }
 
 /// The numbers that a destination gives a name; names of other destinations stay names.

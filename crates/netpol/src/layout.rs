@@ -12,6 +12,9 @@
 //! ```
 //! Where policies are only audited the last rule is missing, and the log's prefix is another.
 //!
+//! The cluster's rules of tier Admin stand before all that, each with its own end (return, drop); one that passes goes to
+//! `profile-3-rest`, which then has the rest. Those of tier Baseline follow where no NetworkPolicy has decided.
+//!
 //! What a packet costs does not depend on the number of policies, only on the permits of its two ends.
 
 use std::collections::BTreeMap;
@@ -24,7 +27,9 @@ use nft::{
     TableName, Type, Types, Unit, Value, Verdict,
 };
 
+use crate::cluster::Action;
 use crate::desired::{Desired, Members, Profile, SetKey};
+use crate::isolation::{Step, Unpermitted};
 use crate::model::{Peer, Port};
 use crate::permit::{Direction, Permit};
 use crate::track::Touched;
@@ -88,6 +93,7 @@ impl Names {
                 let kind = match key {
                     SetKey::Port(..) => "ports",
                     SetKey::Peer(peer) if matches!(**peer, Peer::Block(_)) => "block",
+                    SetKey::Peer(peer) if matches!(**peer, Peer::Nodes(_)) => "nodes",
                     SetKey::Peer(_) => "pods",
                 };
                 let name = self.next(kind);
@@ -146,7 +152,7 @@ pub fn table(family: Family, desired: &Desired, names: &Names) -> Table {
         let elements = elements(family, key, members);
         table.sets.push(set(family, key, names).with_elements(elements));
     }
-    table.chains = names.profiles().keys().map(|profile| chain(family, profile, names)).collect();
+    table.chains = names.profiles().keys().flat_map(|profile| chains(family, profile, names)).collect();
     table.chains.extend(base(family));
     table
 }
@@ -173,27 +179,87 @@ fn base(family: Family) -> [Chain; 2] {
     ]
 }
 
-/// A profile's chain.
-pub fn chain(family: Family, profile: &Arc<Profile>, names: &Names) -> Chain {
-    let (src, dst) = addresses(family);
-    let peer = if profile.direction == Direction::Ingress { src } else { dst };
-    let mut rules: Vec<Rule> =
-        profile.permits.iter().map(|permit| Rule::new(permit_stmts(permit, peer, dst, names))).collect();
-    rules.push(Rule::new(vec![
-        Stmt::Limit(TOLD),
-        told(Told { direction: profile.direction, audit: profile.audit }),
-    ]));
-    if !profile.audit {
-        rules.push(Rule::new(vec![Stmt::Counter, Stmt::Verdict(Verdict::Drop)]));
+/// The names of a profile's chains, each before those that it goes to.
+pub fn chain_names(profile: &Arc<Profile>, names: &Names) -> Vec<String> {
+    let name = names.profile(profile);
+    let rest = profile.passes().then(|| format!("{name}-rest"));
+    [name.to_owned()].into_iter().chain(rest).collect()
+}
+
+/// A profile's chains, each after those that it goes to.
+pub fn chains(family: Family, profile: &Arc<Profile>, names: &Names) -> Vec<Chain> {
+    let words = Words { family, profile, names };
+    let mut named = chain_names(profile, names).into_iter();
+    let name = named.next().unwrap_or_default();
+    let Some(rest) = named.next() else {
+        let rules = words.steps(&profile.admin, &Verdict::Return).into_iter().chain(words.rest());
+        return vec![Chain::new(name, rules.collect())];
+    };
+    let go_on = Verdict::Goto(rest.clone());
+    let mut rules = words.steps(&profile.admin, &go_on);
+    rules.push(Rule::new(vec![Stmt::Verdict(go_on)]));
+    vec![Chain::new(rest, words.rest()), Chain::new(name, rules)]
+}
+
+/// A profile's rules.
+struct Words<'a> {
+    family: Family,
+    profile: &'a Profile,
+    names: &'a Names,
+}
+
+impl Words<'_> {
+    /// What NetworkPolicies say, and after them the cluster's rules of tier Baseline.
+    fn rest(&self) -> Vec<Rule> {
+        let permit = |permit: &Permit| self.rule(permit, [Stmt::Verdict(Verdict::Return)]);
+        let mut rules: Vec<Rule> = self.profile.permits.iter().map(permit).collect();
+        match self.profile.unpermitted {
+            Unpermitted::Dropped => rules.extend(self.refusal(None)),
+            Unpermitted::Told => rules.push(Rule::new(self.tell(true).into())),
+            Unpermitted::Open => {}
+        }
+        if self.profile.unpermitted != Unpermitted::Dropped {
+            rules.extend(self.steps(&self.profile.baseline, &Verdict::Return));
+        }
+        rules
     }
-    Chain::new(names.profile(profile), rules)
+
+    /// The cluster's rules of a tier, of which one that passes does `pass`.
+    fn steps(&self, steps: &[Step], pass: &Verdict) -> Vec<Rule> {
+        let step = |step: &Step| match step.action {
+            Action::Accept => vec![self.rule(&step.permit, [Stmt::Verdict(Verdict::Return)])],
+            Action::Pass => vec![self.rule(&step.permit, [Stmt::Verdict(pass.clone())])],
+            Action::Deny => self.refusal(Some(&step.permit)).into(),
+        };
+        steps.iter().flat_map(step).collect()
+    }
+
+    /// Drops what a permit means, or whatever comes here.
+    fn refusal(&self, permit: Option<&Permit>) -> [Rule; 2] {
+        let rule = |end: [Stmt; 2]| match permit {
+            Some(permit) => self.rule(permit, end),
+            None => Rule::new(end.into()),
+        };
+        [rule(self.tell(false)), rule([Stmt::Counter, Stmt::Verdict(Verdict::Drop)])]
+    }
+
+    fn tell(&self, audit: bool) -> [Stmt; 2] {
+        [Stmt::Limit(TOLD), told(Told { direction: self.profile.direction, audit })]
+    }
+
+    /// What is to be done with what a permit means.
+    fn rule(&self, permit: &Permit, end: impl IntoIterator<Item = Stmt>) -> Rule {
+        let (src, dst) = addresses(self.family);
+        let peer = if self.profile.direction == Direction::Ingress { src } else { dst };
+        Rule::new(conditions(permit, peer, dst, self.names).into_iter().chain(end).collect())
+    }
 }
 
 fn told(what: Told) -> Stmt {
     Stmt::Log(Log { prefix: Some(what.prefix()), group: Some(LOG_GROUP) })
 }
 
-fn permit_stmts(permit: &Permit, peer: Key, dst: Key, names: &Names) -> Vec<Stmt> {
+fn conditions(permit: &Permit, peer: Key, dst: Key, names: &Names) -> Vec<Stmt> {
     let mut stmts = Vec::new();
     if let Some(wanted) = &permit.peer {
         let set = names.set(&SetKey::Peer(wanted.clone()));
@@ -215,7 +281,6 @@ fn permit_stmts(permit: &Permit, peer: Key, dst: Key, names: &Names) -> Vec<Stmt
             stmts.extend([is(protocol), Stmt::InSet(vec![dst, Key::ThDport], set.to_owned())]);
         }
     }
-    stmts.push(Stmt::Verdict(Verdict::Return));
     stmts
 }
 
@@ -244,7 +309,7 @@ pub fn elements(family: Family, key: &SetKey, members: &Members) -> Vec<Element>
             own.map(|(addr, port)| Element::new(vec![(*addr).into(), Value::Port(*port)])).collect()
         }
         (SetKey::Peer(peer), Members::Block) => match &**peer {
-            Peer::Pods(_) => Vec::new(),
+            Peer::Pods(_) | Peer::Nodes(_) => Vec::new(),
             Peer::Block(ranges) => {
                 let own = ranges.iter().filter(|range| is_of(family, range.first));
                 let element = |range: &crate::Range| Element {

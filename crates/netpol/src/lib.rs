@@ -19,7 +19,9 @@
 //! Semantics: <https://kubernetes.io/docs/concepts/services-networking/network-policies/>.
 
 pub mod check;
+pub mod cluster;
 pub mod cut;
+pub mod definition;
 pub mod desired;
 pub mod explain;
 pub mod flows;

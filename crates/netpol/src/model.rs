@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use client::ObjectKey;
 use ipnet::IpNet;
-use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use k8s_openapi::api::networking::v1::{IPBlock, NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -14,6 +14,7 @@ use kube::ResourceExt;
 use kube::core::{Expression, Selector, SelectorExt};
 use nft::Protocol;
 
+use crate::cluster::{ClusterNetworkPolicy, ClusterPolicy};
 use crate::permit::Direction;
 use crate::range::{Range, without};
 
@@ -67,6 +68,8 @@ pub enum Peer {
     Pods(PodSet),
     /// Addresses.
     Block(Vec<Range>),
+    /// The addresses of nodes with such labels.
+    Nodes(Select),
 }
 
 /// The destination's port.
@@ -239,6 +242,24 @@ impl PodView {
     }
 }
 
+/// A node, as far as policies may mean it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NodeView {
+    /// Its labels.
+    pub labels: Labels,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+}
+
+impl NodeView {
+    /// Reads a node.
+    pub fn of(node: &Node) -> Self {
+        let told = node.status.iter().flat_map(|status| status.addresses.iter().flatten());
+        let addresses = told.filter_map(|address| address.address.parse().ok()).collect();
+        Self { labels: node.labels().clone(), addresses }
+    }
+}
+
 /// All that verdicts depend on.
 #[derive(Debug, Clone, Default)]
 pub struct World {
@@ -248,6 +269,10 @@ pub struct World {
     pub namespaces: BTreeMap<String, Labels>,
     /// Pods.
     pub pods: BTreeMap<ObjectKey, PodView>,
+    /// Policies of the cluster, by name.
+    pub cluster_policies: BTreeMap<String, ClusterPolicy>,
+    /// Nodes, by name.
+    pub nodes: BTreeMap<String, NodeView>,
 }
 
 /// The addresses that a Pod's status has.
@@ -271,7 +296,21 @@ impl World {
             policies: policies.map(|policy| (policy.key.clone(), policy)).collect(),
             namespaces: namespaces.collect(),
             pods: pods.map(|pod| (pod.key.clone(), pod)).collect(),
+            ..Self::default()
         }
+    }
+
+    /// The same with the cluster's policies, and the nodes that they may mean.
+    #[must_use]
+    pub fn with_cluster<'a>(
+        mut self,
+        policies: impl IntoIterator<Item = &'a ClusterNetworkPolicy>,
+        nodes: impl IntoIterator<Item = &'a Node>,
+    ) -> Self {
+        let policies = policies.into_iter().filter_map(ClusterPolicy::of);
+        self.cluster_policies = policies.map(|policy| (policy.name.clone(), policy)).collect();
+        self.nodes = nodes.into_iter().map(|node| (node.name_any(), NodeView::of(node))).collect();
+        self
     }
 
     /// The Pods of a set.
@@ -285,6 +324,12 @@ impl World {
         };
         let pods = namespaces.into_iter().flat_map(|namespace| self.pods_in(namespace));
         pods.filter(|pod| set.pods.matches(&pod.labels))
+    }
+
+    /// The addresses of the nodes with such labels.
+    pub fn nodes_of<'a>(&'a self, select: &'a Select) -> impl Iterator<Item = IpAddr> + 'a {
+        let nodes = self.nodes.values().filter(|node| select.matches(&node.labels));
+        nodes.flat_map(|node| node.addresses.iter().copied())
     }
 
     /// Whether a Pod is one of a set.

@@ -71,7 +71,7 @@ impl Flow {
 
 /// What a permit cannot know by itself.
 pub(crate) trait Lookup {
-    /// Whether the other end is one of the peer's Pods.
+    /// Whether the other end is one of the peer's Pods or nodes.
     fn is_one_of(&self, peer: &Arc<Peer>) -> bool;
     /// Whether the destination has a port of that name at the number that is asked for.
     fn has_port(&self, protocol: Protocol, name: &str) -> bool;
@@ -86,7 +86,7 @@ impl Permit {
     pub(crate) fn is_at_peer(&self, flow: &Flow, direction: Direction, lookup: &impl Lookup) -> bool {
         self.peer.as_ref().is_none_or(|wanted| match &**wanted {
             Peer::Block(ranges) => ranges.iter().any(|range| range.contains(flow.peer(direction))),
-            Peer::Pods(_) => lookup.is_one_of(wanted),
+            Peer::Pods(_) | Peer::Nodes(_) => lookup.is_one_of(wanted),
         })
     }
 

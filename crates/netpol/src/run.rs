@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use client::events::Recorder;
 use client::{Change, Informer, InformerGone, ObjectKey, Retry};
-use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::api::core::v1::{Namespace, Node as ApiNode, Pod};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::runtime::watcher;
 use kube::{Api, ResourceExt};
@@ -17,11 +17,12 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+use crate::cluster::{ClusterNetworkPolicy, ClusterPolicy};
 use crate::cut;
 use crate::flows::Flows;
 use crate::gate::{Arrival, Arrivals};
 use crate::layout::{FAMILIES, name_of};
-use crate::model::{PodView, Policy, World, addresses_of};
+use crate::model::{NodeView, PodView, Policy, World, addresses_of};
 use crate::observe::{Observer, observe};
 use crate::report::Reporter;
 use crate::sync::Kernel;
@@ -82,14 +83,20 @@ pub async fn run(client: kube::Client, config: Config, stop: CancellationToken) 
     let pods = Informer::<Pod>::start(Api::all(client.clone()), all());
     let namespaces = Informer::<Namespace>::start(Api::all(client.clone()), all());
     let policies = Informer::<NetworkPolicy>::start(Api::all(client.clone()), all());
+    let cluster_policies = Informer::<ClusterNetworkPolicy>::start(Api::all(client.clone()), all());
+    let nodes = Informer::<ApiNode>::start(Api::all(client.clone()), all());
     tokio::select! {
         () = stop.cancelled() => return Ok(()),
-        synced = async { tokio::try_join!(pods.synced(), namespaces.synced(), policies.synced()) } => synced?,
+        synced = async { tokio::try_join!(
+            pods.synced(), namespaces.synced(), policies.synced(), cluster_policies.synced(), nodes.synced()
+        ) } => synced.map(drop)?,
     };
     let mut feeds = Feeds {
         pods: pods.subscribe(),
         namespaces: namespaces.subscribe(),
         policies: policies.subscribe(),
+        cluster_policies: cluster_policies.subscribe(),
+        nodes: nodes.subscribe(),
         arrivals: config.arrivals,
     };
     let (recorder, writing) = Recorder::new(client, stop.clone());
@@ -115,6 +122,10 @@ pub async fn run(client: kube::Client, config: Config, stop: CancellationToken) 
             biased;
             () = stop.cancelled() => return Ok(()),
             change = feeds.policies.recv() => node.policy(&change.ok_or(Error::WatchEnded("networkpolicies"))?),
+            change = feeds.cluster_policies.recv() => {
+                node.cluster_policy(&change.ok_or(Error::WatchEnded("clusternetworkpolicies"))?);
+            }
+            change = feeds.nodes.recv() => node.node(&change.ok_or(Error::WatchEnded("nodes"))?),
             change = feeds.namespaces.recv() => node.namespace(&change.ok_or(Error::WatchEnded("namespaces"))?),
             change = feeds.pods.recv() => node.pod(&change.ok_or(Error::WatchEnded("pods"))?),
             Some(arrival) = feeds.arrivals.0.recv() => node.arrival(arrival),
@@ -129,6 +140,8 @@ struct Feeds {
     pods: UnboundedReceiver<Change<Pod>>,
     namespaces: UnboundedReceiver<Change<Namespace>>,
     policies: UnboundedReceiver<Change<NetworkPolicy>>,
+    cluster_policies: UnboundedReceiver<Change<ClusterNetworkPolicy>>,
+    nodes: UnboundedReceiver<Change<ApiNode>>,
     arrivals: Arrivals,
 }
 
@@ -190,6 +203,12 @@ impl Node {
         while let Ok(change) = feeds.policies.try_recv() {
             self.policy(&change);
         }
+        while let Ok(change) = feeds.cluster_policies.try_recv() {
+            self.cluster_policy(&change);
+        }
+        while let Ok(change) = feeds.nodes.try_recv() {
+            self.node(&change);
+        }
         while let Ok(change) = feeds.namespaces.try_recv() {
             self.namespace(&change);
         }
@@ -215,6 +234,31 @@ impl Node {
         self.changes.policy(&world, &key.namespace, [before.as_ref(), world.policies.get(&key)]);
         self.dirty = true;
         self.changed.insert(key);
+    }
+
+    fn cluster_policy(&mut self, change: &Change<ClusterNetworkPolicy>) {
+        let new = match change {
+            Change::Applied { new, .. } => ClusterPolicy::of(new),
+            Change::Deleted(_) => None,
+        };
+        let name = change.object().name_any();
+        let mut world = self.world.write();
+        let before = world.cluster_policies.get(&name).cloned();
+        if put(&mut world.cluster_policies, name.clone(), new) {
+            self.changes.cluster_policy(&world, [before.as_ref(), world.cluster_policies.get(&name)]);
+            self.dirty = true;
+        }
+    }
+
+    fn node(&mut self, change: &Change<ApiNode>) {
+        let new = match change {
+            Change::Applied { new, .. } => Some(NodeView::of(new)),
+            Change::Deleted(_) => None,
+        };
+        if put(&mut self.world.write().nodes, change.object().name_any(), new) {
+            self.changes.nodes = true;
+            self.dirty = true;
+        }
     }
 
     fn namespace(&mut self, change: &Change<Namespace>) {
@@ -313,7 +357,8 @@ impl Node {
         if !narrower {
             return;
         }
-        match cut::forbidden(&mut self.socket, self.kernel.held(), &self.addresses) {
+        let node = cut::own_addresses(&self.addresses);
+        match cut::forbidden(&mut self.socket, self.kernel.held(), &node) {
             Ok(0) => {}
             Ok(count) => tracing::debug!(count, "connections that a network policy forbids were cut"),
             Err(error) => {

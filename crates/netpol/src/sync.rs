@@ -132,13 +132,17 @@ impl Step<'_> {
         let mut narrower = self.sets(after);
         let has = |names: &Names, profile: &Arc<Profile>| names.profiles().contains_key(profile);
         for profile in self.touched.profiles.iter().filter(|p| has(after, p) && !has(before, p)) {
-            self.batch.add_chain_with_rules(&table, &layout::chain(self.family, profile, after));
+            for chain in layout::chains(self.family, profile, after) {
+                self.batch.add_chain_with_rules(&table, &chain);
+            }
         }
         for direction in Direction::BOTH {
             narrower |= self.verdicts(direction, before, after);
         }
         for profile in self.touched.profiles.iter().filter(|p| has(before, p) && !has(after, p)) {
-            self.batch.delete_chain(&table, before.profile(profile));
+            for name in layout::chain_names(profile, before) {
+                self.batch.delete_chain(&table, &name);
+            }
         }
         for key in self.touched.sets.iter().filter(|key| !self.new.sets.contains_key(*key)) {
             self.batch.delete_set(&table, before.set(key));
@@ -148,6 +152,7 @@ impl Step<'_> {
 
     fn sets(&mut self, names: &Names) -> bool {
         let table = name_of(self.family);
+        let denies = self.new.profiles.values().any(|profile| profile.denies());
         let mut narrower = false;
         for key in &self.touched.sets {
             let Some(members) = self.new.sets.get(key) else { continue };
@@ -157,7 +162,8 @@ impl Step<'_> {
             }
             let was = old.map(|old| layout::elements(self.family, key, old)).unwrap_or_default();
             let will = layout::elements(self.family, key, members);
-            narrower |= self.elements(names.set(key), &was, &will).0;
+            let (gone, came) = self.elements(names.set(key), &was, &will);
+            narrower |= gone || (came && denies);
         }
         narrower
     }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use client::ObjectKey;
 
+use crate::cluster::ClusterPolicy;
 use crate::desired::{Compiler, Desired, Members, Profile, SetKey, members};
 use crate::isolation::Isolation;
 use crate::model::{Peer, PodView, Policy, World};
@@ -21,18 +22,27 @@ pub struct Changes {
     pub pods: BTreeSet<ObjectKey>,
     /// Pods of whom other policies speak.
     pub isolated: BTreeSet<ObjectKey>,
+    /// Whether nodes came, went or changed.
+    pub nodes: bool,
 }
 
 impl Changes {
     /// Everything.
     pub fn all(world: &World) -> Self {
-        Self { pods: world.pods.keys().cloned().collect(), isolated: BTreeSet::new() }
+        Self { pods: world.pods.keys().cloned().collect(), isolated: BTreeSet::new(), nodes: true }
     }
 
     /// A policy of a namespace was another one before, or is there for the first or the last time.
     pub fn policy(&mut self, world: &World, namespace: &str, versions: [Option<&Policy>; 2]) {
         let is_spoken_of = |pod: &&PodView| versions.iter().flatten().any(|policy| policy.selects(pod));
         self.isolated.extend(world.pods_in(namespace).filter(is_spoken_of).map(|pod| pod.key.clone()));
+    }
+
+    /// A policy of the cluster was another one before, or is there for the first or the last time.
+    pub fn cluster_policy(&mut self, world: &World, versions: [Option<&ClusterPolicy>; 2]) {
+        for policy in versions.into_iter().flatten() {
+            self.isolated.extend(world.pods_of(&policy.subject).map(|pod| pod.key.clone()));
+        }
     }
 
     /// The labels of a namespace changed.
@@ -115,6 +125,9 @@ impl Tracker {
             }
         }
         self.follow_members(world, &moved, &mut touched);
+        if changes.nodes {
+            self.follow_nodes(world, &mut touched);
+        }
         self.follow_sets(world, &mut touched);
         touched
     }
@@ -188,7 +201,7 @@ impl Tracker {
         let uses = self.profiles.entry(profile.clone()).or_default();
         *uses += 1;
         if *uses == 1 {
-            for key in profile.permits.iter().flat_map(Permit::sets) {
+            for key in profile.all_permits().flat_map(Permit::sets) {
                 *self.sets.entry(key).or_default() += 1;
             }
         }
@@ -201,7 +214,7 @@ impl Tracker {
             return;
         }
         self.profiles.remove(profile);
-        for key in profile.permits.iter().flat_map(Permit::sets) {
+        for key in profile.all_permits().flat_map(Permit::sets) {
             if let Some(uses) = self.sets.get_mut(&key) {
                 *uses -= 1;
                 if *uses == 0 {
@@ -244,10 +257,24 @@ impl Tracker {
         self.desired.sets = sets;
     }
 
+    /// Brings the sets of nodes' addresses up to date.
+    fn follow_nodes(&mut self, world: &World, touched: &mut Touched) {
+        for (key, known) in &mut self.desired.sets {
+            if !matches!(key, SetKey::Peer(peer) if matches!(**peer, Peer::Nodes(_))) {
+                continue;
+            }
+            let now = members(key, world);
+            if *known != now {
+                *known = now;
+                touched.sets.insert(key.clone());
+            }
+        }
+    }
+
     /// Makes the sets that are looked into now, and forgets the others.
     fn follow_sets(&mut self, world: &World, touched: &mut Touched) {
         let looked_into =
-            touched.profiles.iter().flat_map(|profile| profile.permits.iter().flat_map(Permit::sets));
+            touched.profiles.iter().flat_map(|profile| profile.all_permits().flat_map(Permit::sets));
         for key in looked_into.collect::<BTreeSet<SetKey>>() {
             match (self.sets.contains_key(&key), self.desired.sets.contains_key(&key)) {
                 (true, false) => {

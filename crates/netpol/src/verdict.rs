@@ -8,9 +8,10 @@ use std::sync::Arc;
 use client::ObjectKey;
 use nft::Protocol;
 
-use crate::isolation::{Isolation, Origin};
+use crate::cluster::{Action, ClusterOrigin, Tier};
+use crate::isolation::{Isolation, Origin, Unpermitted};
 use crate::model::{Peer, PodView, World};
-use crate::permit::{Direction, Flow, Lookup};
+use crate::permit::{Direction, Flow, Lookup, Permit};
 
 /// One end of a connection.
 #[derive(Debug, Clone, Copy)]
@@ -45,6 +46,10 @@ pub enum Decision {
     Node,
     /// No policy selects the Pod in this direction.
     Open,
+    /// A rule of the cluster's accepts it.
+    Accepted(ClusterOrigin),
+    /// A rule of the cluster's denies it.
+    Denied(ClusterOrigin),
     /// A rule permits it.
     Permitted(Origin),
     /// These policies isolate the Pod, and no rule permits it.
@@ -56,7 +61,7 @@ pub enum Decision {
 impl Decision {
     /// Whether the connection passes.
     pub fn allows(&self) -> bool {
-        !matches!(self, Self::Refused(_))
+        !matches!(self, Self::Refused(_) | Self::Denied(_))
     }
 }
 
@@ -111,14 +116,29 @@ pub fn decision(
     }
     let flow = Flow { src: from.address, dst: to.address, protocol, port };
     let peer = if isolation.direction == Direction::Ingress { from.pod } else { to.pod };
-    let ends = Ends { world, peer, destination: to.pod, port };
-    let deciding =
-        isolation.permits(pod).find(|(permit, _)| permit.admits(&flow, isolation.direction, &ends));
-    if let Some((_, origin)) = deciding {
+    let ends = Ends { world, peer, address: flow.peer(isolation.direction), destination: to.pod, port };
+    let means = |permit: &Permit| permit.admits(&flow, isolation.direction, &ends);
+    let by_tier = |tier| {
+        let (step, origin) = isolation.steps(tier, pod).find(|(step, _)| means(&step.permit))?;
+        match step.action {
+            Action::Accept => Some(Decision::Accepted(origin)),
+            Action::Deny => Some(Decision::Denied(origin)),
+            Action::Pass => None,
+        }
+    };
+    if let Some(decided) = by_tier(Tier::Admin) {
+        return decided;
+    }
+    if let Some((_, origin)) = isolation.permits(pod).find(|(permit, _)| means(permit)) {
         return Decision::Permitted(origin);
     }
-    let refusing = isolation.refusing().iter().map(|policy| policy.key.clone()).collect();
-    if isolation.is_audit() { Decision::Audited(refusing) } else { Decision::Refused(refusing) }
+    let refusing = || isolation.refusing().iter().map(|policy| policy.key.clone()).collect();
+    let open = match isolation.unpermitted() {
+        Unpermitted::Dropped => return Decision::Refused(refusing()),
+        Unpermitted::Told => Decision::Audited(refusing()),
+        Unpermitted::Open => Decision::Open,
+    };
+    by_tier(Tier::Baseline).unwrap_or(open)
 }
 
 /// Both conditions of each rule that does not let a connection pass, in the order of the policies that refuse it.
@@ -132,7 +152,7 @@ pub fn misses(
 ) -> Vec<Miss> {
     let flow = Flow { src: from.address, dst: to.address, protocol, port };
     let peer = if isolation.direction == Direction::Ingress { from.pod } else { to.pod };
-    let ends = Ends { world, peer, destination: to.pod, port };
+    let ends = Ends { world, peer, address: flow.peer(isolation.direction), destination: to.pod, port };
     let mut all: Vec<Miss> = Vec::new();
     for policy in isolation.policies() {
         let count = policy.rules(isolation.direction).map_or(0, <[_]>::len);
@@ -166,6 +186,7 @@ pub struct Miss {
 struct Ends<'a> {
     world: &'a World,
     peer: Option<&'a PodView>,
+    address: IpAddr,
     destination: Option<&'a PodView>,
     port: u16,
 }
@@ -174,6 +195,7 @@ impl Lookup for Ends<'_> {
     fn is_one_of(&self, peer: &Arc<Peer>) -> bool {
         match &**peer {
             Peer::Pods(set) => self.peer.is_some_and(|pod| self.world.is_in(set, pod)),
+            Peer::Nodes(select) => self.world.nodes_of(select).any(|address| address == self.address),
             Peer::Block(_) => false,
         }
     }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use netpol::cluster::ClusterPolicy;
 use netpol::layout::{Names, table};
 use netpol::model::{PodView, Policy, World};
 use netpol::track::Touched;
@@ -34,6 +35,7 @@ fn world(policies: Vec<Policy>) -> World {
         policies: policies.into_iter().map(|policy| (policy.key.clone(), policy)).collect(),
         namespaces: ["default", "other"].into_iter().map(|name| (name.to_owned(), labels(name))).collect(),
         pods: pods.into_iter().map(|pod| (pod.key.clone(), pod)).collect(),
+        ..World::default()
     }
 }
 
@@ -108,6 +110,44 @@ fn pods_with_the_same_permits_share_a_profile() {
 \t\tip daddr @block-2 return
 \t\tlimit rate 10/second burst 20 packets log prefix \"egress drop\" group 4747
 \t\tcounter packets 0 bytes 0 drop
+\t}
+"
+    );
+}
+
+#[test]
+fn rules_of_the_cluster_stand_around_those_of_network_policies() {
+    let cluster_policy = |name: &str, tier: &str, rules: Value| {
+        let spec = json!({"tier": tier, "priority": 1, "subject": {"pods": {"podSelector": {"matchLabels": {"app": "web"}}}}, "ingress": rules});
+        let object = json!({"metadata": {"name": name}, "spec": spec});
+        ClusterPolicy::of(&serde_json::from_value(object).unwrap()).unwrap()
+    };
+    let everybody = json!([{"namespaces": {}}]);
+    let admin = json!([
+        {"action": "Deny", "from": everybody, "protocols": [{"tcp": {"destinationPort": {"number": 22}}}]},
+        {"action": "Pass", "from": everybody, "protocols": [{"destinationNamedPort": "http"}]},
+        {"action": "Accept", "from": everybody}]);
+    let baseline = json!([{"action": "Deny", "from": everybody}]);
+    let policies = [cluster_policy("a", "Admin", admin), cluster_policy("b", "Baseline", baseline)]
+        .map(|p| (p.name.clone(), p));
+    let desired = Desired::of(&World { cluster_policies: policies.into(), ..world(Vec::new()) });
+    let mut names = Names::default();
+    names.follow(&desired, &Touched::between(&Desired::default(), &desired), |_| true);
+    let all = table(Family::Ip, &desired, &names).to_string();
+    let (_, chains) = all.split_once("\tchain profile-2-rest").unwrap();
+    assert_eq!(
+        chains.split("\n\tchain forward").next().unwrap(),
+        " {
+\t\tip saddr @pods-1 limit rate 10/second burst 20 packets log prefix \"ingress drop\" group 4747
+\t\tip saddr @pods-1 counter packets 0 bytes 0 drop
+\t}
+
+\tchain profile-2 {
+\t\tip saddr @pods-1 tcp dport 22 limit rate 10/second burst 20 packets log prefix \"ingress drop\" group 4747
+\t\tip saddr @pods-1 tcp dport 22 counter packets 0 bytes 0 drop
+\t\tip saddr @pods-1 tcp dport 8080 goto profile-2-rest
+\t\tip saddr @pods-1 return
+\t\tgoto profile-2-rest
 \t}
 "
     );

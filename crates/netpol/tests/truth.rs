@@ -31,7 +31,7 @@ fn is_founded(decision: &Decision, side: &Side<'_>) -> bool {
         said == names.iter().map(|name| name.as_str().unwrap()).collect::<BTreeSet<_>>()
     };
     match decision {
-        Decision::NoPod | Decision::Node => false,
+        Decision::NoPod | Decision::Node | Decision::Accepted(_) | Decision::Denied(_) => false,
         Decision::Open => side.speaking().next().is_none(),
         Decision::Permitted(origin) => {
             let named = side.speaking().find(|policy| policy["metadata"]["name"] == *origin.policy.name);

@@ -46,6 +46,10 @@ fn row(spec: &Value, version: &Value) -> Resource {
     row.namespaced = spec["scope"] == "Namespaced";
     row.custom = true;
     row.stores = version["storage"] == true;
+    if version["deprecated"] == true {
+        let usual = || format!("{group}/{name} {} is deprecated", row.kind);
+        row.warning = Some(version["deprecationWarning"].as_str().map_or_else(usual, str::to_owned));
+    }
     if version["served"] != true {
         // Objects may still be stored in this version, but nobody can ask for it.
         row.verbs.clear();

@@ -23,7 +23,7 @@ impl Dice {
         from[usize::try_from(self.below(from.len() as u64)).unwrap()].clone()
     }
 
-    fn pod_selector(&mut self) -> Value {
+    pub fn pod_selector(&mut self) -> Value {
         match self.below(6) {
             0 => json!({}),
             1 => json!({"matchLabels": {"parity": self.pick(&["even", "odd"])}}),
@@ -37,7 +37,7 @@ impl Dice {
         }
     }
 
-    fn namespace_selector(&mut self) -> Value {
+    pub fn namespace_selector(&mut self) -> Value {
         match self.below(4) {
             0 => json!({}),
             1 => json!({"matchLabels": {"team": "blue"}}),
@@ -48,7 +48,7 @@ impl Dice {
         }
     }
 
-    fn peer(&mut self) -> Value {
+    pub fn peer(&mut self) -> Value {
         let someone = address(usize::try_from(self.below(9)).unwrap());
         match self.below(7) {
             0 | 1 => json!({"podSelector": self.pod_selector()}),
@@ -63,7 +63,7 @@ impl Dice {
         }
     }
 
-    fn port(&mut self) -> Value {
+    pub fn port(&mut self) -> Value {
         let protocol = self.pick(&["TCP", "TCP", "UDP", "SCTP"]);
         match self.below(5) {
             0 => json!({"protocol": protocol}),
@@ -77,7 +77,7 @@ impl Dice {
         }
     }
 
-    fn list(&mut self, most: u64, mut item: impl FnMut(&mut Self) -> Value) -> Value {
+    pub fn list(&mut self, most: u64, mut item: impl FnMut(&mut Self) -> Value) -> Value {
         let count = self.below(most + 1);
         Value::Array((0..count).map(|_| item(self)).collect())
     }

@@ -6,11 +6,13 @@
 pub mod dice;
 pub mod net;
 pub mod reference;
+pub mod tiers;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
-use netpol::model::{PodView, Policy, World};
+use netpol::cluster::ClusterPolicy;
+use netpol::model::{NodeView, PodView, Policy, World};
 use netpol::verdict::{End, Verdict, verdict};
 use netpol::{Desired, Flow};
 use nft::Protocol;
@@ -70,6 +72,7 @@ pub fn policy(namespace: &str, name: &str, spec: &Value) -> Value {
 #[derive(Clone)]
 pub struct Objects {
     pub policies: Vec<Value>,
+    pub cluster_policies: Vec<Value>,
     pub pod_labels: Vec<Value>,
     pub namespace_labels: BTreeMap<&'static str, Value>,
 }
@@ -77,7 +80,12 @@ pub struct Objects {
 impl Objects {
     pub fn new(policies: Vec<Value>) -> Self {
         let namespace_labels = NAMESPACES.into_iter().map(|name| (name, namespace_labels(name))).collect();
-        Self { policies, pod_labels: (0..9).map(labels).collect(), namespace_labels }
+        Self {
+            policies,
+            cluster_policies: Vec::new(),
+            pod_labels: (0..9).map(labels).collect(),
+            namespace_labels,
+        }
     }
 
     pub fn world(&self) -> World {
@@ -85,6 +93,14 @@ impl Objects {
             .policies
             .iter()
             .map(|object| Policy::of(&serde_json::from_value(object.clone()).unwrap()).unwrap());
+        let cluster_policies = self
+            .cluster_policies
+            .iter()
+            .map(|object| ClusterPolicy::of(&serde_json::from_value(object.clone()).unwrap()).unwrap());
+        let node = |(name, role, at): (&str, &str, usize)| {
+            let labels = [("role".to_owned(), role.to_owned())].into();
+            (name.to_owned(), NodeView { labels, addresses: vec![address(at).into()] })
+        };
         let labels = |(name, labels): (&&str, &Value)| {
             ((*name).to_owned(), serde_json::from_value(labels.clone()).unwrap())
         };
@@ -92,6 +108,8 @@ impl Objects {
             policies: policies.map(|policy| (policy.key.clone(), policy)).collect(),
             namespaces: self.namespace_labels.iter().map(labels).collect(),
             pods: (0..9).map(|i| self.pod(i)).map(|pod| (pod.key.clone(), pod)).collect(),
+            cluster_policies: cluster_policies.map(|policy| (policy.name.clone(), policy)).collect(),
+            nodes: tiers::NODES.into_iter().map(node).collect(),
         }
     }
 

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{Cell, Objects, address, named_ports, namespace_of};
 
-fn selects(selector: &Value, labels: &Value) -> bool {
+pub fn selects(selector: &Value, labels: &Value) -> bool {
     let equal = selector["matchLabels"].as_object().into_iter().flatten();
     let mut expressions = selector["matchExpressions"].as_array().into_iter().flatten();
     equal.into_iter().all(|(key, value)| labels.get(key) == Some(value))

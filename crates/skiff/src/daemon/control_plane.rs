@@ -36,6 +36,7 @@ impl Parts {
         let addon =
             dns::addon::AddonConfig { host, ..dns::addon::AddonConfig::new(self.network.dns_services()) };
         let manager = client("system:addon-manager");
+        addons::apply(&manager, vec![netpol::definition::definition(self.unenforced()?)]).await?;
         addons::apply(&manager, dns::addon::manifests(&addon)).await?;
         if let Err(error) = addons::refresh(&manager).await {
             tracing::warn!(error = format!("{error:#}"), "the add-ons are as an earlier skiff left them");
@@ -89,6 +90,19 @@ impl Parts {
             Some(plugins) => plugins.enforcement(),
             None if self.member.profile.cni()? == cluster::Cni::Kubenet => apiserver::Enforcement::Off,
             None => apiserver::Enforcement::Full,
+        })
+    }
+
+    /// What whoever makes a policy of the cluster is to know.
+    fn unenforced(&self) -> anyhow::Result<Option<&'static str>> {
+        Ok(match self.enforcement()? {
+            apiserver::Enforcement::Full => None,
+            apiserver::Enforcement::Partial => Some(
+                "this cluster's CNI plugin may lead packets around the node: ClusterNetworkPolicies are enforced only on those that pass it",
+            ),
+            apiserver::Enforcement::Off => Some(
+                "this cluster does not enforce ClusterNetworkPolicies (--cni=kubenet): they are kept and have no effect",
+            ),
         })
     }
 

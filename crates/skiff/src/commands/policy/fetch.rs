@@ -4,11 +4,12 @@ use std::net::IpAddr;
 
 use anyhow::{Context, bail};
 use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::api::ListParams;
 use kube::{Api, Client, Resource};
+use netpol::cluster::ClusterNetworkPolicy;
 use netpol::model::World;
 use serde::de::DeserializeOwned;
 
@@ -34,9 +35,18 @@ where
 
 /// All that verdicts depend on.
 pub async fn world(client: &Client) -> kube::Result<World> {
-    let (policies, namespaces, pods) =
-        tokio::try_join!(all::<NetworkPolicy>(client), all::<Namespace>(client), all::<Pod>(client))?;
-    Ok(World::of(&policies, &namespaces, &pods, ""))
+    let (policies, namespaces, pods, (cluster_policies, nodes)) = tokio::try_join!(
+        all::<NetworkPolicy>(client),
+        all::<Namespace>(client),
+        all::<Pod>(client),
+        of_cluster(client)
+    )?;
+    Ok(World::of(&policies, &namespaces, &pods, "").with_cluster(&cluster_policies, &nodes))
+}
+
+/// The cluster's policies and the nodes that they may mean.
+async fn of_cluster(client: &Client) -> kube::Result<(Vec<ClusterNetworkPolicy>, Vec<Node>)> {
+    tokio::try_join!(all::<ClusterNetworkPolicy>(client), all::<Node>(client))
 }
 
 /// All that verdicts between Pods of these namespaces depend on, and these Pods.
@@ -54,8 +64,8 @@ pub async fn part(client: &Client, namespaces: &[&str]) -> kube::Result<(World, 
         }
         kube::Result::Ok(())
     };
-    let (labels, ()) = tokio::try_join!(labels, rest)?;
-    Ok((World::of(&policies, &labels, &pods, ""), pods))
+    let (labels, (), (cluster_policies, nodes)) = tokio::try_join!(labels, rest, of_cluster(client))?;
+    Ok((World::of(&policies, &labels, &pods, "").with_cluster(&cluster_policies, &nodes), pods))
 }
 
 /// The EndpointSlices of a Service.
