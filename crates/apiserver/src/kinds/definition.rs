@@ -50,7 +50,7 @@ pub const DEFINITION: Rules = Rules {
             errors.one_of(spec, "spec", "scope", &["Cluster", "Namespaced"]);
         }
         versions(spec, errors);
-        conversion(&spec["conversion"], errors);
+        conversion(spec, errors);
     },
     validate_update: |new, old, errors| {
         errors.immutable(&new["spec"]["scope"], &old["spec"]["scope"], "spec.scope");
@@ -125,7 +125,9 @@ fn structural(schema: &Value, path: &str, depth: usize, errors: &mut FieldErrors
     }
 }
 
-fn conversion(conversion: &Value, errors: &mut FieldErrors) {
+fn conversion(spec: &Value, errors: &mut FieldErrors) {
+    let conversion = &spec["conversion"];
+    let served = list(spec, "versions").iter().filter(|version| version["served"] == true).count();
     let path = "spec.conversion";
     errors.one_of(conversion, path, "strategy", &["None", "Webhook"]);
     if text(conversion, "strategy") != "Webhook" {
@@ -134,6 +136,11 @@ fn conversion(conversion: &Value, errors: &mut FieldErrors) {
             errors.push(FieldError::forbidden("spec.conversion.webhook", why));
         }
         return;
+    }
+    // Half a conversion would hand out objects of the wrong version as if they were right.
+    if served > 1 {
+        let why = "conversion by webhook is not there yet: serve one version, or use the strategy None";
+        errors.push(FieldError::forbidden(format!("{path}.strategy"), why));
     }
     let webhook = &conversion["webhook"];
     if !webhook["clientConfig"].is_object() {
@@ -206,6 +213,13 @@ mod tests {
         assert!(offences(DEFINITION, object.clone()).contains("required when strategy is set to Webhook"));
         object["spec"]["conversion"]["webhook"] =
             json!({"clientConfig": {"url": "https://a/"}, "conversionReviewVersions": ["v1"]});
-        assert_eq!(offences(DEFINITION, object), "[]");
+        assert_eq!(offences(DEFINITION, object.clone()), "[]");
+        let mut second = object["spec"]["versions"][0].clone();
+        second["name"] = json!("v2");
+        second["storage"] = json!(false);
+        second["served"] = json!(true);
+        object["spec"]["versions"][0]["served"] = json!(true);
+        object["spec"]["versions"].as_array_mut().unwrap().push(second);
+        assert!(offences(DEFINITION, object).contains("serve one version, or use the strategy None"));
     }
 }

@@ -142,7 +142,8 @@ const STREAMED: &str = "bodies are streamed in both directions and never written
 pub(super) const TABLE: &[Annotation] = &[
     Annotation::guard("backend-protocol", protocol).differs("AUTO_HTTP is HTTP, FCGI is refused"),
     Annotation::new("proxy-connect-timeout", |p, v| Ok(p.upstream.connect = timeout(v)?)),
-    Annotation::new("proxy-send-timeout", |p, v| Ok(p.upstream.send = timeout(v)?)),
+    Annotation::new("proxy-send-timeout", |p, v| Ok(p.upstream.send = timeout(v)?))
+        .differs("says with proxy-read-timeout how long a tunnel may be idle; requests have the latter only"),
     Annotation::new("proxy-read-timeout", |p, v| Ok(p.upstream.read = timeout(v)?)),
     Annotation::new("proxy-body-size", |p, v| Ok(p.upstream.body_size = Some(size(v)?).filter(|n| *n > 0))),
     Annotation::new("proxy-next-upstream", next),

@@ -22,6 +22,9 @@ pub(super) struct Ticket {
     backend: u64,
 }
 
+/// How often a new ticket is drawn until it is of an endpoint that can be asked.
+const DRAWS: usize = 16;
+
 impl Ticket {
     /// The ticket that a request shows.
     pub fn shown(facts: &Facts<'_>, affinity: &Affinity) -> Option<Self> {
@@ -48,9 +51,16 @@ impl Ticket {
         }
     }
 
-    /// A new ticket of a backend, for mode balanced.
+    /// Whether the endpoint that it was given for can be asked.
+    pub fn is_good(self, backend: &Backend, persistent: bool) -> bool {
+        let endpoint = if persistent { backend.named(self.key) } else { backend.owner(self.key) };
+        endpoint.is_some_and(|endpoint| endpoint.is_well())
+    }
+
+    /// A new ticket of a backend, for mode balanced: of an endpoint that can be asked, unless hardly any can.
     pub fn new(backend: &Backend) -> Self {
-        Self { key: rand::random(), backend: name(backend) }
+        let ticket = || Self { key: rand::random(), backend: name(backend) };
+        (0..DRAWS).map(|_| ticket()).find(|ticket| ticket.is_good(backend, false)).unwrap_or_else(ticket)
     }
 
     /// A ticket that names an endpoint, for mode persistent.

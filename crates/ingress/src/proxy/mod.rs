@@ -309,8 +309,8 @@ fn way<'a>(facts: &'a Facts<'a>) -> Way<'a> {
     if affinity.enabled {
         let kept = shown.filter(|shown| shown.is_of(backend));
         let there = kept.filter(|kept| {
-            kept.endpoint(backend, affinity.persistent, &[])
-                .is_some_and(|e| !affinity.change_on_failure || e.is_well())
+            kept.endpoint(backend, affinity.persistent, &[]).is_some()
+                && (!affinity.change_on_failure || kept.is_good(backend, affinity.persistent))
         });
         (choice, ticket) = match (there, affinity.persistent) {
             (Some(kept), _) => (Choice::Ticket(kept), None),

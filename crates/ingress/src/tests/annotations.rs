@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -133,7 +135,7 @@ async fn proxy_body_size() {
 }
 
 #[tokio::test]
-async fn proxy_read_timeout_and_proxy_next_upstream_timeout() {
+async fn proxy_read_timeout() {
     let silent = loopback().await;
     let address = silent.local_addr().unwrap();
     let mut world =
@@ -142,6 +144,39 @@ async fn proxy_read_timeout_and_proxy_next_upstream_timeout() {
     let start = Instant::now();
     assert_eq!(world.get("/").await.status, 504);
     assert!(start.elapsed() >= Duration::from_secs(1));
+}
+
+#[tokio::test]
+async fn proxy_next_upstream_timeout() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let (one, two) = (silent(&asked).await, silent(&asked).await);
+    for (within, endpoints) in [("0", 2), ("1", 1)] {
+        let mut world = World::start(&[annotated(&[
+            ("proxy-read-timeout", "1"),
+            ("proxy-next-upstream", "timeout"),
+            ("proxy-next-upstream-tries", "2"),
+            ("proxy-next-upstream-timeout", within),
+        ])])
+        .await;
+        world.change(|objects| service(objects, "a", &[one, two]));
+        asked.store(0, Ordering::SeqCst);
+        assert_eq!(world.get("/").await.status, 504);
+        assert_eq!(asked.load(Ordering::SeqCst), endpoints, "within {within}");
+    }
+}
+
+/// An endpoint that takes connections, counts them and says nothing.
+async fn silent(asked: &Arc<AtomicUsize>) -> SocketAddr {
+    let (listener, asked) = (loopback().await, asked.clone());
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            asked.fetch_add(1, Ordering::SeqCst);
+            held.push(stream);
+        }
+    });
+    address
 }
 
 #[tokio::test]
@@ -289,7 +324,29 @@ async fn affinity_by_cookie_with_its_attributes() {
 }
 
 #[tokio::test]
-async fn affinity_mode_persistent_and_change_on_failure() {
+async fn session_cookie_change_on_failure() {
+    let (dead, _held) = nobody();
+    for (change, moved) in [("false", false), ("true", true)] {
+        let mut world = world(&[("affinity", "cookie"), ("session-cookie-change-on-failure", change)]).await;
+        let good = echo("a").await;
+        world.change(|objects| service(objects, "a", &[dead, good]));
+        let mut cookies = Vec::new();
+        for _ in 0..20 {
+            let first = world.get("/").await;
+            assert_eq!(first.service(), "a");
+            cookies.push(first.header("set-cookie").split(';').next().unwrap().to_owned());
+        }
+        let mut again = Vec::new();
+        for cookie in &cookies {
+            again.push(world.ask("h", "/").header("Cookie", cookie).send().await);
+        }
+        assert!(again.iter().all(|answer| answer.service() == "a"));
+        assert_eq!(again.iter().any(|answer| !answer.header("set-cookie").is_empty()), moved, "{change}");
+    }
+}
+
+#[tokio::test]
+async fn affinity_mode_persistent() {
     let on = [("affinity", "cookie"), ("affinity-mode", "persistent")];
     let mut world = world(&on).await;
     let (one, two) = (echo("a").await, echo("a").await);

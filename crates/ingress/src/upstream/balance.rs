@@ -110,16 +110,19 @@ impl Backend {
 
     /// The endpoint of a key; the next best where that was tried or rests.
     pub(crate) fn of_key(&self, key: u64, tried: &[Arc<Endpoint>]) -> Option<&Arc<Endpoint>> {
-        let fresh = |e: &&Arc<Endpoint>| !tried.iter().any(|t| Arc::ptr_eq(t, e));
-        let best = |all: &mut dyn Iterator<Item = &'_ Arc<Endpoint>>| -> Option<usize> {
-            let scored = all.map(|e| (score(key, &e.text), e.text.clone()));
-            let (_, text) = scored.max()?;
-            self.endpoints.iter().position(|e| e.text == text)
-        };
-        let well = best(&mut self.endpoints.iter().filter(fresh).filter(|e| e.is_well()));
-        let any = || best(&mut self.endpoints.iter().filter(fresh));
-        let at = well.or_else(any).or_else(|| best(&mut self.endpoints.iter()))?;
-        self.endpoints.get(at)
+        let fresh = |e: &Arc<Endpoint>| !tried.iter().any(|t| Arc::ptr_eq(t, e));
+        let well = self.best(key, |e| fresh(e) && e.is_well());
+        well.or_else(|| self.best(key, fresh)).or_else(|| self.owner(key))
+    }
+
+    /// The endpoint of a key, whether it rests or not.
+    pub(crate) fn owner(&self, key: u64) -> Option<&Arc<Endpoint>> {
+        self.best(key, |_| true)
+    }
+
+    fn best(&self, key: u64, may: impl Fn(&Arc<Endpoint>) -> bool) -> Option<&Arc<Endpoint>> {
+        let all = self.endpoints.iter().filter(|e| may(e));
+        all.max_by(|a, b| score(key, &a.text).cmp(&score(key, &b.text)).then_with(|| a.text.cmp(&b.text)))
     }
 
     /// One of the `size` endpoints of a key.
