@@ -13,9 +13,9 @@ use clap::builder::PossibleValuesParser;
 use cluster::kubeconfig::Kubeconfig;
 use cluster::pki::{Authority, Subject};
 use cluster::{API_PORT, Cni, IpFamily, MAX_NODES, Member, Profile};
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::kill;
 use nix::unistd::Pid;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::node::tell;
 use super::{existing, need_root};
@@ -281,6 +281,7 @@ fn start_daemon(member: &Member, mut news: impl FnMut(&Reply)) -> anyhow::Result
     let log_path = member.log();
     let log = OpenOptions::new().create(true).append(true).mode(0o600).open(&log_path);
     let log = log.with_context(|| format!("open {}", log_path.display()))?;
+    let interrupts = Interrupts::listen()?;
     let mut daemon = Command::new("/proc/self/exe")
         .args(["--profile", &profile.name, "daemon", "--node", &member.number.to_string()])
         .current_dir("/")
@@ -289,7 +290,7 @@ fn start_daemon(member: &Member, mut news: impl FnMut(&Reply)) -> anyhow::Result
         .stderr(log)
         .spawn()
         .context("start the daemon")?;
-    stop_on_interrupt(daemon.id())?;
+    interrupts.stop(daemon.id())?;
     let stdout = daemon.stdout.take().context("read from the daemon")?;
     for line in BufReader::new(stdout).lines() {
         match serde_json::from_str(&line.context("read from the daemon")?).context("read from the daemon")? {
@@ -305,22 +306,42 @@ fn start_daemon(member: &Member, mut news: impl FnMut(&Reply)) -> anyhow::Result
     bail!("the daemon ended early ({status}); its last words: {}", advice("logs -n 20", &profile.name))
 }
 
-/// From now on Ctrl-C tells the daemon to stop, which takes away what it has made; we wait for its last words. It leads a
-/// session of its own, so that the terminal's signal does not reach it.
-fn stop_on_interrupt(daemon: u32) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let pid = Pid::from_raw(i32::try_from(daemon).context("the daemon's process id")?);
-    let mut interrupts = {
-        let _inside = runtime.enter();
-        signal(SignalKind::interrupt()).context("listen for Ctrl-C")?
-    };
-    std::thread::spawn(move || {
-        while runtime.block_on(interrupts.recv()).is_some() {
-            // One that has ended needs no telling.
-            let _ = kill(pid, Signal::SIGTERM);
-        }
-    });
-    Ok(())
+/// Ctrl-C at a start. Listening begins before there is a daemon: a signal just after its birth must find us listening, or it
+/// would end only us.
+struct Interrupts {
+    runtime: tokio::runtime::Runtime,
+    signals: [Signal; 2],
+}
+
+impl Interrupts {
+    fn listen() -> anyhow::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let signals = {
+            let _inside = runtime.enter();
+            let listen = |kind| signal(kind).context("listen for Ctrl-C");
+            [listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?]
+        };
+        Ok(Self { runtime, signals })
+    }
+
+    /// Each signal, also one that came since `listen`, tells the daemon to stop, which takes away what it has made; we wait
+    /// for its last words. It leads a session of its own, so that the terminal's signal does not reach it.
+    fn stop(self, daemon: u32) -> anyhow::Result<()> {
+        let Self { runtime, signals: [mut interrupt, mut terminate] } = self;
+        let pid = Pid::from_raw(i32::try_from(daemon).context("the daemon's process id")?);
+        std::thread::spawn(move || {
+            let mut next = || {
+                runtime.block_on(async {
+                    tokio::select! { s = interrupt.recv() => s, s = terminate.recv() => s }
+                })
+            };
+            while next().is_some() {
+                // One that has ended needs no telling.
+                let _ = kill(pid, nix::sys::signal::Signal::SIGTERM);
+            }
+        });
+        Ok(())
+    }
 }
 
 /// `skiff update-context`: points kubectl at the cluster again.
