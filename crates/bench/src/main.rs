@@ -4,6 +4,7 @@
 //! `bench/<name>.json`. Figures depend on the machine; the targets stand beside them.
 
 mod api;
+mod beside;
 mod cluster;
 mod dns;
 mod etcd;
@@ -69,7 +70,8 @@ enum Command {
         #[arg(long)]
         seconds: u64,
     },
-    /// Network policies: building rules, explaining, and what packets pay. Needs no cluster.
+    /// Network policies: building rules, explaining, what packets pay, and from the API write to the kernel. Uses the current
+    /// context.
     Policy,
     /// Creates and watches through the API server, and puts on etcd alone. Uses the current context.
     Api {
@@ -116,7 +118,7 @@ fn main() -> anyhow::Result<()> {
         Command::DnsInside { skiff, seconds } => {
             runtime.block_on(dns::measure(&skiff, seconds))?.report(&cli.out, "dns")
         }
-        Command::Policy => policy::measure()?.report(&cli.out, "policy"),
+        Command::Policy => runtime.block_on(policy::measure())?.report(&cli.out, "policy"),
         Command::Api { seconds } => runtime.block_on(api::measure(seconds))?.report(&cli.out, "api"),
     }
 }

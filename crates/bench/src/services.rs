@@ -12,13 +12,11 @@ use kube::Client;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use proxy::model::{Action, Forward, Frontend, Masquerade, Model, NodeView, Owner, Place, Protocol, Target};
 use proxy::sync::Kernel;
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use testkit::netns::Netns;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
+use crate::beside::{Beside, create};
 use crate::figures::{Figures, percentile};
 use crate::layout;
 use crate::traffic;
@@ -30,7 +28,6 @@ const FEW: u32 = 10;
 const PEER: u32 = 2000;
 const PEER_NAME: &str = "kube-proxy's layout by nft";
 const CHANGES: u32 = 200;
-const LIMIT: Duration = Duration::from_secs(60);
 
 /// Measures with so many Services and cleans up.
 pub async fn measure(services: u32) -> anyhow::Result<Figures> {
@@ -128,124 +125,45 @@ fn changes(count: u32) -> anyhow::Result<Vec<Duration>> {
     Ok(times)
 }
 
-/// The whole proxy against the API server, in a network namespace of its own.
-struct Running {
-    netns: std::sync::Arc<Netns>,
-    stop: CancellationToken,
-    thread: std::thread::JoinHandle<anyhow::Result<()>>,
-    took: Duration,
+/// The whole proxy against the API server.
+async fn start(client: &Client) -> anyhow::Result<(Beside, Duration)> {
+    let (_, host_ports) = watch::channel(Vec::new());
+    let (synced, mut is_synced) = watch::channel(false);
+    let view = view();
+    let config = proxy::ProxyConfig {
+        node_name: view.name,
+        node_ips: view.addresses,
+        pod_cidrs: view.pod_cidrs,
+        service_cidrs: view.service_cidrs,
+        host_ports,
+        answered: watch::channel(BTreeSet::new()).0,
+        synced,
+    };
+    let began = Instant::now();
+    let running = Beside::new(client);
+    let running = running.run(|client, stop| async { Ok(proxy::run(client, config, stop).await?) });
+    is_synced.wait_for(|synced| *synced).await.context("the proxy ended")?;
+    Ok((running, began.elapsed()))
 }
 
-impl Running {
-    async fn start(client: &Client) -> anyhow::Result<Self> {
-        let netns = std::sync::Arc::new(Netns::new());
-        let (_, host_ports) = watch::channel(Vec::new());
-        let (synced, mut is_synced) = watch::channel(false);
-        let view = view();
-        let config = proxy::ProxyConfig {
-            node_name: view.name,
-            node_ips: view.addresses,
-            pod_cidrs: view.pod_cidrs,
-            service_cidrs: view.service_cidrs,
-            host_ports,
-            answered: watch::channel(BTreeSet::new()).0,
-            synced,
-        };
-        // Its requests leave by this side: the namespace has no way to the API server.
-        let (outside, here) = (client.clone(), tokio::runtime::Handle::current());
-        let carry = tower::service_fn(move |request: http::Request<kube::client::Body>| {
-            let sent = here.spawn({
-                let client = outside.clone();
-                async move { client.send(request).await }
-            });
-            async move { sent.await.map_err(tower::BoxError::from)?.map_err(tower::BoxError::from) }
-        });
-        let client = Client::new(carry, "default");
-        let stop = CancellationToken::new();
-        let (inside, end) = (netns.clone(), stop.clone());
-        let began = Instant::now();
-        let thread = std::thread::spawn(move || {
-            inside.within(|| {
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-                Ok(runtime.block_on(proxy::run(client, config, end))?)
-            })
-        });
-        is_synced.wait_for(|synced| *synced).await.context("the proxy ended")?;
-        Ok(Self { netns, stop, thread, took: began.elapsed() })
+/// From API writes to the kernel.
+async fn follow(running: &Beside, client: &Client, count: u32) -> anyhow::Result<Vec<Duration>> {
+    let slices: Api<EndpointSlice> = Api::namespaced(client.clone(), NAMESPACE);
+    let mut kernel = running.kernel(Kernel::tables().into()).await?;
+    let mut times = Vec::new();
+    for round in 0..CHANGES {
+        let i = round % count;
+        let change = json!({"endpoints": endpoints(&[endpoint(i, 0), endpoint(i, 2 + round / count % 2)])});
+        let name = format!("s{i}");
+        let (patch, change) = (PatchParams::default(), Patch::Merge(change));
+        times.push(kernel.until_changed(slices.patch(&name, &patch, &change)).await?);
     }
-
-    fn end(self) -> anyhow::Result<()> {
-        self.stop.cancel();
-        self.thread.join().map_err(|_| anyhow::anyhow!("the proxy died"))?
-    }
-
-    /// From API writes to the kernel.
-    async fn changes(&self, client: &Client, count: u32) -> anyhow::Result<Vec<Duration>> {
-        let slices: Api<EndpointSlice> = Api::namespaced(client.clone(), NAMESPACE);
-        let own = self.netns.within(nft::Socket::open)?;
-        let (seen, mut news) = watch::channel(0u64);
-        let netns = self.netns.clone();
-        let end = CancellationToken::new();
-        let stop = end.clone();
-        // Whoever is not `own` changes the table: the proxy.
-        let listener = std::thread::spawn(move || {
-            netns.within(|| {
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-                runtime.block_on(async {
-                    let mut monitor = nft::Monitor::open(&own, Kernel::tables().into())?;
-                    seen.send_replace(1);
-                    while let Some(change) = stop.run_until_cancelled(monitor.foreign_change()).await {
-                        change?;
-                        seen.send_modify(|n| *n += 1);
-                    }
-                    anyhow::Ok(())
-                })
-            })
-        });
-        news.wait_for(|n| *n > 0).await?;
-        let mut times = Vec::new();
-        for round in 0..CHANGES {
-            let i = round % count;
-            let change =
-                json!({"endpoints": endpoints(&[endpoint(i, 0), endpoint(i, 2 + round / count % 2)])});
-            let before = *news.borrow_and_update();
-            let began = Instant::now();
-            slices.patch(&format!("s{i}"), &PatchParams::default(), &Patch::Merge(change)).await?;
-            let changed = tokio::time::timeout(LIMIT, news.wait_for(|n| *n > before)).await;
-            changed.context("the change did not reach the kernel")??;
-            times.push(began.elapsed());
-        }
-        end.cancel();
-        listener.join().map_err(|_| anyhow::anyhow!("the listener died"))??;
-        Ok(times)
-    }
+    kernel.end()?;
+    Ok(times)
 }
 
 fn endpoints(addresses: &[Ipv4Addr]) -> Vec<Value> {
     addresses.iter().map(|ip| json!({"addresses": [ip.to_string()], "conditions": {"ready": true}})).collect()
-}
-
-/// Creates objects `from..to` with several clients at once.
-async fn create<K>(from: u32, to: u32, make: fn(u32) -> Value) -> anyhow::Result<()>
-where
-    K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
-    K: Clone + std::fmt::Debug + DeserializeOwned + serde::Serialize + Send + Sync + 'static,
-{
-    let mut tasks = JoinSet::new();
-    for start in 0..16 {
-        let client = Client::try_default().await?;
-        tasks.spawn(async move {
-            let api: Api<K> = Api::namespaced(client, NAMESPACE);
-            for i in (from + start..to).step_by(16) {
-                api.create(&PostParams::default(), &serde_json::from_value(make(i))?).await?;
-            }
-            anyhow::Ok(())
-        });
-    }
-    while let Some(done) = tasks.join_next().await {
-        done??;
-    }
-    Ok(())
 }
 
 fn service(i: u32) -> Value {
@@ -282,22 +200,22 @@ async fn whole(services: u32, figures: &mut Figures) -> anyhow::Result<()> {
 }
 
 async fn with_services(client: &Client, services: u32, figures: &mut Figures) -> anyhow::Result<()> {
-    create::<Service>(0, FEW, service).await?;
-    create::<EndpointSlice>(0, FEW, slice).await?;
-    let running = Running::start(client).await?;
+    create::<Service>(NAMESPACE, 0..FEW, service).await?;
+    create::<EndpointSlice>(NAMESPACE, 0..FEW, slice).await?;
+    let (running, _) = start(client).await?;
     let idle = resident()?;
-    let mut times = running.changes(client, FEW).await?;
+    let mut times = follow(&running, client, FEW).await?;
     running.end()?;
     let what = |count: u32| format!("API write to kernel, {count} Services, p99");
     figures.add(&what(FEW), "ms", percentile(&mut times, 0.99), Some("<= 10"));
-    create::<Service>(FEW, services, service).await?;
-    create::<EndpointSlice>(FEW, services, slice).await?;
-    let running = Running::start(client).await?;
+    create::<Service>(NAMESPACE, FEW..services, service).await?;
+    create::<EndpointSlice>(NAMESPACE, FEW..services, slice).await?;
+    let (running, took) = start(client).await?;
     let full = resident()?;
-    let ms = running.took.as_secs_f64() * 1000.0;
+    let ms = took.as_secs_f64() * 1000.0;
     figures.add(&format!("whole proxy, {services} Services from empty"), "ms", ms, Some("<= 2000"));
     figures.add(&format!("proxy memory, {services} Services, on top"), "MB", full - idle, Some("<= 40"));
-    let mut times = running.changes(client, services).await?;
+    let mut times = follow(&running, client, services).await?;
     running.end()?;
     figures.add(&what(services), "ms", percentile(&mut times, 0.99), Some("<= 10"));
     ensure!(times.len() as u32 == CHANGES, "some changes were not seen");

@@ -119,11 +119,28 @@ pub fn command() -> clap::Command {
     Cli::command().name(program::name())
 }
 
+/// As a shell tells of SIGPIPE: 128 and the signal's number.
+const BROKEN_PIPE: i32 = 141;
+
 /// Parses the arguments and does what they say.
 pub fn main() -> ExitCode {
+    end_quietly_with_the_reader();
     let parsed = command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
     let cli = parsed.unwrap_or_else(|error| error.exit());
     report(run(cli))
+}
+
+/// Whoever reads our output may have enough of it (`skiff logs | head`): then we end as other programs do, without a word.
+fn end_quietly_with_the_reader() {
+    let otherwise = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        // What `println!` and clap's generators say.
+        let said = panic.payload_as_str().unwrap_or_default();
+        if said.starts_with("failed ") && (said.contains("Broken pipe") || said.contains("BrokenPipe")) {
+            std::process::exit(BROKEN_PIPE);
+        }
+        otherwise(panic);
+    }));
 }
 
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {

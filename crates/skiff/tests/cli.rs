@@ -46,6 +46,23 @@ fn what_is_misspelt_gets_the_nearest_name() {
 }
 
 #[test]
+fn a_reader_that_has_enough_ends_it_quietly() {
+    for line in ["completion bash", "version -o json", "reference"] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = std::process::Command::new(SKIFF);
+        let ended = command
+            .args(line.split(' '))
+            .stdout(writer)
+            .stderr(std::process::Stdio::piped())
+            .output()
+            .unwrap();
+        assert_eq!(ended.status.code(), Some(141), "{line}: {ended:?}");
+        assert!(ended.stderr.is_empty(), "{line}: {ended:?}");
+    }
+}
+
+#[test]
 fn two_clusters_side_by_side() {
     assert!(nix::unistd::geteuid().is_root(), "end-to-end tests need root: sudo make test");
     let before = Machine::now();

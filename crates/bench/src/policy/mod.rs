@@ -1,6 +1,8 @@
 //! Network policies: how long rules take from the objects to the kernel, what explaining costs, and what packets pay, with
 //! two Pods in network namespaces of our own. The peer of a packet's cost is the same node without any policy.
 
+mod live;
+
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -17,17 +19,22 @@ use testkit::netns::Netns;
 
 use crate::figures::{Figures, percentile};
 
+const NODE: &str = "bench";
 const NAMESPACES: u32 = 20;
 const PODS: u32 = 1000;
 const POLICIES: u32 = 500;
 const ROUNDS: usize = 20;
 
 /// Measures and cleans up.
-pub fn measure() -> anyhow::Result<Figures> {
+pub async fn measure() -> anyhow::Result<Figures> {
     let mut figures = Figures::default();
-    rules(&mut figures)?;
-    packets(&mut figures)?;
-    Ok(figures)
+    live::measure(&mut figures).await?;
+    tokio::task::spawn_blocking(move || {
+        rules(&mut figures)?;
+        packets(&mut figures)?;
+        Ok(figures)
+    })
+    .await?
 }
 
 fn address(pod: u32) -> IpAddr {
@@ -35,20 +42,34 @@ fn address(pod: u32) -> IpAddr {
 }
 
 fn pod(number: u32) -> anyhow::Result<PodView> {
-    let object = json!({
+    PodView::of(&serde_json::from_value(pod_object(number))?, vec![address(number)], NODE)
+        .context("a Pod of the benchmark")
+}
+
+fn pod_object(number: u32) -> Value {
+    json!({
         "metadata": {
-            "namespace": format!("ns-{}", number % NAMESPACES), "name": format!("pod-{number}"),
+            "namespace": namespace(number), "name": format!("pod-{number}"),
             "labels": {"app": format!("app-{}", number / NAMESPACES % 10), "tier": format!("t{}", number % 3)},
         },
-        "spec": {"nodeName": "n", "containers": [{"name": "c", "ports": [{"name": "http", "containerPort": 8080}]}]},
-    });
-    PodView::of(&serde_json::from_value(object)?, vec![address(number)], "n")
-        .context("a Pod of the benchmark")
+        "spec": {"nodeName": NODE, "containers": [
+            {"name": "c", "image": "none", "ports": [{"name": "http", "containerPort": 8080}]},
+        ]},
+    })
+}
+
+/// Where the object of that number is.
+fn namespace(number: u32) -> String {
+    format!("bench-policy-{}", number % NAMESPACES)
 }
 
 /// As people write them: one application may be reached by another one of its namespace, by a tier of another namespace
 /// and by some addresses, at a port; every fifth one restricts what goes out.
 fn policy(number: u32) -> anyhow::Result<Policy> {
+    Policy::of(&serde_json::from_value(policy_object(number))?).context("a policy of the benchmark")
+}
+
+fn policy_object(number: u32) -> Value {
     let peers = json!([
         {"podSelector": {"matchLabels": {"app": format!("app-{}", number % 7)}}},
         {"namespaceSelector": {"matchLabels": {"team": format!("team-{}", number % 4)}},
@@ -62,12 +83,7 @@ fn policy(number: u32) -> anyhow::Result<Policy> {
     if number.is_multiple_of(5) {
         spec["egress"] = json!([{"to": peers}, {"ports": [{"port": 53, "protocol": "UDP"}]}]);
     }
-    named(&format!("ns-{}", number % NAMESPACES), &format!("policy-{number}"), &spec)
-}
-
-fn named(namespace: &str, name: &str, spec: &Value) -> anyhow::Result<Policy> {
-    let object = json!({"metadata": {"namespace": namespace, "name": name}, "spec": spec});
-    Policy::of(&serde_json::from_value(object)?).context("a policy of the benchmark")
+    json!({"metadata": {"namespace": namespace(number), "name": format!("policy-{number}")}, "spec": spec})
 }
 
 fn world(pods: u32, policies: u32) -> anyhow::Result<World> {
@@ -75,7 +91,7 @@ fn world(pods: u32, policies: u32) -> anyhow::Result<World> {
     let policies: anyhow::Result<Vec<Policy>> = (0..policies).map(policy).collect();
     let labels = |number: u32| {
         let labels = BTreeMap::from([("team".to_owned(), format!("team-{}", number % 5))]);
-        (format!("ns-{number}"), labels)
+        (namespace(number), labels)
     };
     let mut world = World { namespaces: (0..NAMESPACES).map(labels).collect(), ..World::default() };
     world.pods = pods?.into_iter().map(|pod| (pod.key.clone(), pod)).collect();
@@ -119,7 +135,7 @@ fn rules(figures: &mut Figures) -> anyhow::Result<()> {
     figures.add("one Pod joins, p50", "ms", percentile(&mut joins, 0.5), Some("<= 5"));
     let mut labelled = Vec::new();
     for number in 0..ROUNDS {
-        let name = format!("ns-{}", u32::try_from(number)? % NAMESPACES);
+        let name = namespace(u32::try_from(number)?);
         let began = Instant::now();
         let labels = BTreeMap::from([("team".to_owned(), format!("team-{}", number % 7))]);
         world.namespaces.insert(name.clone(), labels);
@@ -281,14 +297,15 @@ fn among(rules: u32) -> anyhow::Result<World> {
     let mut peers = blocks;
     peers.push(json!({"podSelector": {"matchLabels": {"role": "client"}}}));
     let spec = json!({"podSelector": {"matchLabels": {"role": "server"}}, "ingress": [{"from": peers, "ports": [{"port": PORT}]}]});
-    let policy = named("measured", "server", &spec)?;
+    let object = json!({"metadata": {"namespace": "measured", "name": "server"}, "spec": spec});
+    let policy = Policy::of(&serde_json::from_value(object)?).context("the policy that is measured")?;
     world.policies.insert(policy.key.clone(), policy);
     world.namespaces.insert("measured".to_owned(), BTreeMap::new());
     for (role, address) in [("client", CLIENT), ("server", SERVER)] {
         let object = json!({"metadata": {"namespace": "measured", "name": role, "labels": {"role": role}},
-            "spec": {"nodeName": "n", "containers": [{"name": "c"}]}});
+            "spec": {"nodeName": NODE, "containers": [{"name": "c"}]}});
         let pod =
-            PodView::of(&serde_json::from_value(object)?, vec![address.into()], "n").context("a Pod")?;
+            PodView::of(&serde_json::from_value(object)?, vec![address.into()], NODE).context("a Pod")?;
         world.pods.insert(pod.key.clone(), pod);
     }
     Ok(world)
