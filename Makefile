@@ -9,7 +9,7 @@ PREFIX ?= /usr/local
 IMAGES := $(abspath $(TARGET_DIR))/images
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -E)
 
-.PHONY: help install uninstall package docs run test lint bench fuzz build deps images kubectl
+.PHONY: help install uninstall dist docs run test lint bench fuzz build deps images kubectl
 
 help: ## List the tasks
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -23,7 +23,7 @@ install: build ## Install the binary, manual pages and completions below PREFIX 
 uninstall: ## Take away what install put there
 	$(SUDO) hack/install.sh uninstall $(DESTDIR)$(PREFIX)
 
-package: build ## Make a Debian package and a tarball in target/package
+dist: build ## Make a Debian package and a tarball in target/package
 	hack/package.sh $(RELEASE) target/package
 
 docs: ## Write docs/commands.md, the reference of all commands, and the figures of docs/comparison.md

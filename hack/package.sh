@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# make package: a Debian package and a tarball out of what `make install` installs.
+# make dist: a Debian package and a tarball out of what `make install` installs.
 #
 #     hack/package.sh BINARY OUT
 #

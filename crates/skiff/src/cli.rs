@@ -197,7 +197,7 @@ fn report(outcome: anyhow::Result<ExitCode>) -> ExitCode {
 /// Prints what went wrong.
 pub fn complain(error: &anyhow::Error) {
     const RED: Style = AnsiColor::Red.on_default();
-    anstream::eprintln!("{RED}error:{RED:#} {error:#}");
+    anstream::eprintln!("{RED}error:{RED:#} {}", crate::output::chain(error));
 }
 
 #[cfg(test)]

@@ -49,3 +49,34 @@ impl Print {
         self.output.print(value, text)
     }
 }
+
+/// An error and its causes on one line; a cause that the words before it name already is not said again.
+pub fn chain(error: &anyhow::Error) -> String {
+    error.chain().fold(String::new(), |said, cause| {
+        let cause = cause.to_string();
+        match said.as_str() {
+            "" => cause,
+            said if said.ends_with(&cause) => said.to_owned(),
+            said => format!("{said}: {cause}"),
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::chain;
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let file = cluster::Error::File {
+            operation: "open",
+            path: "/x".into(),
+            source: io::Error::new(io::ErrorKind::NotFound, "it is not there"),
+        };
+        let error = anyhow::Error::new(file).context("read the settings");
+        assert_eq!(chain(&error), "read the settings: open /x: it is not there");
+        assert_eq!(chain(&anyhow::anyhow!("b").context("a")), "a: b");
+    }
+}

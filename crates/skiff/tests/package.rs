@@ -1,4 +1,4 @@
-//! `make package`: what is in the Debian package and in the tarball, and that both can be installed.
+//! `make dist`: what is in the Debian package and in the tarball, and that both can be installed.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::path::{Path, PathBuf};

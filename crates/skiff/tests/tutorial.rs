@@ -4,7 +4,7 @@
 //! right one is tested there.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -32,6 +32,7 @@ fn the_tutorial_word_for_word() {
         offline(&user);
         one_section_brings_what_it_needs(&user);
         enough_at_any_time_leaves_nothing(&user);
+        keys_of_a_terminal_go_on_and_end_it(&user);
         what_cannot_be_is_said_before(&user);
     }
     assert_eq!(std::fs::read("/etc/hosts").unwrap(), hosts);
@@ -97,6 +98,26 @@ fn enough_at_any_time_leaves_nothing(user: &User) {
     kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGINT).unwrap();
     rest.for_each(drop);
     assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert!(user.skiff("-p tutorial status").err().contains("there is no cluster"));
+}
+
+fn keys_of_a_terminal_go_on_and_end_it(user: &User) {
+    let mut command = user.command("script", "--quiet --return --command");
+    command.arg(format!("{SKIFF} tutorial services --brief")).arg("/dev/null");
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let (mut keys, mut screen) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    let (mut seen, mut buffer) = (String::new(), [0; 4096]);
+    let mut pressed = 0;
+    while let Ok(count @ 1..) = screen.read(&mut buffer) {
+        seen += &String::from_utf8_lossy(&buffer[..count]);
+        if seen.matches("a key goes on, q ends").count() > pressed {
+            pressed += 1;
+            keys.write_all(if pressed < 3 { b" " } else { b"q" }).unwrap();
+        }
+    }
+    assert_eq!((child.wait().unwrap().code(), pressed), (Some(130), 3), "{seen}");
+    let shown: Vec<&str> = COMMANDS.lines().filter(|line| seen.contains(line)).collect();
+    assert_eq!(shown, COMMANDS.lines().take(2).collect::<Vec<_>>(), "{seen}");
     assert!(user.skiff("-p tutorial status").err().contains("there is no cluster"));
 }
 

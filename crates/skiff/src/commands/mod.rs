@@ -62,7 +62,7 @@ pub fn each(profiles: &[Profile], work: impl Fn(&Profile) -> anyhow::Result<()>)
     let mut failed = Vec::new();
     for profile in profiles {
         if let Err(error) = work(profile) {
-            anstream::eprintln!("error: {}: {error:#}", profile.name);
+            anstream::eprintln!("error: {}: {}", profile.name, crate::output::chain(&error));
             failed.push(profile.name.as_str());
         }
     }

@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 
 use super::{Running, addons, flows, nodes};
 use crate::control::{Answer, ImageLine, Reply, Request, Status};
+use crate::output::chain;
 use crate::ui::size;
 
 /// Opens the socket (0600); a stale one of a dead daemon is replaced.
@@ -64,7 +65,7 @@ async fn answer(stream: UnixStream, running: Running) -> anyhow::Result<()> {
     let work = host.spawn(async move {
         let reply = match perform(request, &running, &tx).await {
             Ok(answer) => Reply::Done(answer),
-            Err(error) => Reply::Failed(format!("{error:#}")),
+            Err(error) => Reply::Failed(chain(&error)),
         };
         // Whoever asked may have gone.
         let _ = tx.send(reply);

@@ -36,7 +36,7 @@ pub fn run(name: &str, number: u8) -> anyhow::Result<()> {
     let report = Arc::new(Report::new());
     let outcome = supervise(&member, report.clone());
     if let Err(error) = &outcome {
-        tracing::error!("{error:#}");
+        tracing::error!("{}", crate::output::chain(error));
         report.failed(error);
     }
     outcome

@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use crate::control::{Answer, Reply};
+use crate::output::chain;
 
 /// The way to the starter. Once nobody listens any more, reports go nowhere.
 #[derive(Debug)]
@@ -38,6 +39,6 @@ impl Report {
 
     /// It will not be up.
     pub fn failed(&self, error: &anyhow::Error) {
-        self.send(&Reply::Failed(format!("{error:#}")));
+        self.send(&Reply::Failed(chain(error)));
     }
 }
