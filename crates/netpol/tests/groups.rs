@@ -19,6 +19,7 @@ const XA: usize = 0;
 const XB: usize = 1;
 const YA: usize = 3;
 const YB: usize = 4;
+const ZA: usize = 6;
 const ZC: usize = 8;
 
 fn is_in(pod: usize, namespace: &str) -> bool {
@@ -229,6 +230,16 @@ fn dynamics() {
     bench.case("before the pod has the label", &by_pod, |_, to, _, _| to != XA);
     by_pod.pod_labels[YB] = json!({"pod": "b", "pod2": "updated"});
     bench.case("a relabelled pod is allowed", &by_pod, |from, to, _, _| to != XA || from == YB);
+    let from_y = |from| is_in(from, "y");
+    let mut moved = allow(
+        json!([{"from": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "y"}}}]}]),
+    );
+    bench.case("before addresses change", &moved, |from, to, _, _| to != XA || from_y(from));
+    moved.places.swap(XB, YB);
+    let now_in_y = |from| from == XB || (from_y(from) && from != YB);
+    bench.case("a peer's address is another Pod's", &moved, |from, to, _, _| to != XA || now_in_y(from));
+    moved.places.swap(XA, ZA);
+    bench.case("so is the target's", &moved, |from, to, _, _| to != ZA || now_in_y(from));
     let target = json!({"podSelector": {"matchLabels": {"target": "isolated"}}, "policyTypes": ["Ingress"]});
     let mut denied = Objects::new(named(&[("x", target)]));
     bench.case("before it is a target", &denied, |_, _, _, _| true);

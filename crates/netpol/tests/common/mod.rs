@@ -75,6 +75,8 @@ pub struct Objects {
     pub cluster_policies: Vec<Value>,
     pub pod_labels: Vec<Value>,
     pub namespace_labels: BTreeMap<&'static str, Value>,
+    /// Whose address on the machine each Pod of the API has.
+    pub places: [usize; 9],
 }
 
 impl Objects {
@@ -85,6 +87,7 @@ impl Objects {
             cluster_policies: Vec::new(),
             pod_labels: (0..9).map(labels).collect(),
             namespace_labels,
+            places: std::array::from_fn(|pod| pod),
         }
     }
 
@@ -117,7 +120,8 @@ impl Objects {
         let object = json!({
             "metadata": {"namespace": namespace_of(i), "name": PODS[i % 3], "labels": self.pod_labels[i]},
             "spec": {"nodeName": "n1", "containers": [{"name": "c", "ports": named_ports(i)}]}});
-        PodView::of(&serde_json::from_value(object).unwrap(), vec![address(i).into()], "n1").unwrap()
+        PodView::of(&serde_json::from_value(object).unwrap(), vec![address(self.places[i]).into()], "n1")
+            .unwrap()
     }
 }
 
