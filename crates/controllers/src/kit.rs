@@ -105,7 +105,8 @@ impl Context {
         Api::namespaced(self.client.clone(), namespace)
     }
 
-    /// Works `queue` until the stop; failed keys come again with back-off.
+    /// Works `queue` until the stop; failed keys come again with back-off. The stop breaks off what is under way, as a crash
+    /// would: emptying a namespace may take a minute.
     pub async fn work<F, Fut>(
         &self,
         controller: &'static str,
@@ -118,7 +119,10 @@ impl Context {
     {
         let run = |key: ObjectKey| {
             let work = reconcile(key.clone());
-            async move { settle(controller, &key, work.await) }
+            async move {
+                let done = self.stop.run_until_cancelled(work).await;
+                done.map_or(Outcome::Done, |result| settle(controller, &key, result))
+            }
         };
         queue.run(workers, self.stop.clone(), run).await;
     }
