@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -53,7 +54,6 @@ fn ingress(host: usize, version: usize) -> Value {
 
 fn listed(serve: &Serve, path: &str) -> Vec<Value> {
     match path.rsplit('/').next() {
-        Some("ingresses") => (0..serve.hosts).map(|host| ingress(host, 1)).collect(),
         Some("services") => vec![json!({
             "metadata": {"name": "web", "namespace": "ns"}, "spec": {"ports": [{"port": 80}]},
         })],
@@ -79,9 +79,11 @@ pub async fn serve(serve: Serve) -> anyhow::Result<()> {
         settings: Some(ObjectKey::new("ns", "settings")),
         default_certificate: None,
         admission: None,
+        // As many as the peer has.
+        workers: 1,
         grace: Duration::ZERO,
     };
-    let serve = std::sync::Arc::new(serve);
+    let serve = Arc::new(serve);
     let api = tower::service_fn(move |request: http::Request<Body>| {
         let answer = answer(&serve, request.uri());
         async move { Ok::<_, Infallible>(answer) }
@@ -90,10 +92,21 @@ pub async fn serve(serve: Serve) -> anyhow::Result<()> {
     Ok(::ingress::run(config, client, CancellationToken::new()).await?)
 }
 
-fn answer(
-    serve: &Serve,
-    uri: &http::Uri,
-) -> http::Response<http_body_util::combinators::UnsyncBoxBody<Bytes, Infallible>> {
+type Answered = http_body_util::combinators::UnsyncBoxBody<Bytes, Infallible>;
+
+/// A list as an API server sends it, one object after the other: what is measured is the memory of who reads it.
+fn list(serve: Arc<Serve>, path: &str) -> Answered {
+    let text = |text: String| Ok(hyper::body::Frame::data(Bytes::from(text)));
+    let few = listed(&serve, path);
+    let many = if path.ends_with("/ingresses") { serve.hosts } else { 0 };
+    let items = few.into_iter().chain((0..many).map(|host| ingress(host, 1))).enumerate();
+    let items = items.map(|(i, item)| format!("{}{item}", if i == 0 { "" } else { "," }));
+    let begin = std::iter::once(r#"{"metadata":{"resourceVersion":"1"},"items":["#.to_owned());
+    let all = begin.chain(items).chain(std::iter::once("]}".to_owned()));
+    StreamBody::new(futures::stream::iter(all.map(text))).boxed_unsync()
+}
+
+fn answer(serve: &Arc<Serve>, uri: &http::Uri) -> http::Response<Answered> {
     let frame = |value: Value| Ok(hyper::body::Frame::data(Bytes::from(format!("{value}\n"))));
     let watches = uri.query().unwrap_or_default().contains("watch=true");
     let body = if watches && uri.path().ends_with("/ingresses") && serve.changes > 0 {
@@ -106,8 +119,7 @@ fn answer(
     } else if watches {
         StreamBody::new(futures::stream::pending()).boxed_unsync()
     } else {
-        let list = json!({"metadata": {"resourceVersion": "1"}, "items": listed(serve, uri.path())});
-        StreamBody::new(futures::stream::iter([frame(list)])).boxed_unsync()
+        list(serve.clone(), uri.path())
     };
     let mut response = http::Response::new(body);
     response.headers_mut().insert("content-type", http::HeaderValue::from_static("application/json"));

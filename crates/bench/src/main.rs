@@ -106,11 +106,10 @@ fn main() -> anyhow::Result<()> {
         Command::User { skiff, images } => user::measure(&skiff, &images)?.report(&cli.out, "user"),
         Command::Pods => runtime.block_on(pods::measure())?.report(&cli.out, "pods"),
         Command::Ingress { seconds } => ingress::measure(seconds)?.report(&cli.out, "ingress"),
-        // One worker, as the peer has.
-        Command::IngressServe(serve) => {
-            let one = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-            one.block_on(ingress::serve(serve))
-        }
+        Command::IngressServe(serve) => tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?
+            .block_on(ingress::serve(serve)),
         Command::Services { count } => {
             runtime.block_on(services::measure(count))?.report(&cli.out, "services")
         }

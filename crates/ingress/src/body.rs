@@ -54,12 +54,13 @@ impl Outgoing {
         Self::of(Source::Empty)
     }
 
-    /// A client's body of at most `limit` bytes.
-    pub fn client(body: Incoming, limit: Option<u64>, count: Arc<AtomicU64>) -> Self {
+    /// A client's body of at most `limit` bytes, which are counted in `count`.
+    pub fn client(body: Incoming, limit: Option<u64>, count: &mut Option<Arc<AtomicU64>>) -> Self {
         if http_body::Body::is_end_stream(&body) {
             return Self::empty();
         }
-        Self { left: limit.unwrap_or(u64::MAX), count: Some(count), ..Self::of(Source::Client(body)) }
+        let count = Some(count.get_or_insert_default().clone());
+        Self { left: limit.unwrap_or(u64::MAX), count, ..Self::of(Source::Client(body)) }
     }
 
     fn of(source: Source) -> Self {

@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{HTTPIngressPath, Ingress, IngressBackend, IngressClass, IngressSpec};
 
-use crate::annotations::Policy;
+use crate::annotations::{PREFIX, Policy};
 use crate::backends::{Backends, Manner, Port};
 use crate::certificates::Certificates;
 use crate::configmap::{Global, fields};
@@ -79,6 +79,7 @@ pub fn table(objects: &Objects, state: &mut State) -> (Table, Problems) {
         builder: Builder::default(),
         certificates: Certificates::default(),
         problems,
+        policies: HashMap::new(),
     };
     if let Some(key) = &objects.default_certificate {
         building.default_certificate(key);
@@ -125,11 +126,13 @@ struct Building<'a> {
     builder: Builder,
     certificates: Certificates,
     problems: Problems,
+    /// What was made of annotations, and what is wrong with them.
+    policies: HashMap<Vec<(&'a String, &'a String)>, (Arc<Policy>, Vec<String>)>,
 }
 
-impl Building<'_> {
-    fn ingress(&mut self, ingress: &Ingress, spec: &IngressSpec) {
-        let key = ObjectKey::of(ingress);
+impl<'a> Building<'a> {
+    fn ingress(&mut self, ingress: &'a Ingress, spec: &IngressSpec) {
+        let key = Arc::new(ObjectKey::of(ingress));
         let served = self.served(&key, ingress);
         let secured = self.tls(&key, spec);
         if served.policy.canary.enabled {
@@ -174,7 +177,7 @@ impl Building<'_> {
     fn otherwise(
         &mut self,
         host: &str,
-        key: &ObjectKey,
+        key: &Arc<ObjectKey>,
         backend: &IngressBackend,
         served: &Arc<Served>,
         tls: bool,
@@ -233,12 +236,22 @@ impl Building<'_> {
         self.problems.insert((key.clone(), why.into()));
     }
 
-    /// The annotations of an Ingress, and the objects that they name.
-    fn served(&mut self, key: &ObjectKey, ingress: &Ingress) -> Arc<Served> {
-        let policy = Policy::parse(&self.global.policy, ingress.metadata.annotations.as_ref(), |problem| {
-            self.problems.insert((key.clone(), problem.to_string()));
+    /// What annotations come to; most Ingresses say what others have said.
+    fn policy(&mut self, key: &ObjectKey, annotations: Option<&'a BTreeMap<String, String>>) -> Arc<Policy> {
+        let ours: Vec<_> = annotations.into_iter().flatten().filter(|(k, _)| k.starts_with(PREFIX)).collect();
+        let (policy, problems) = self.policies.entry(ours).or_insert_with(|| {
+            let mut problems = Vec::new();
+            let policy = Policy::parse(&self.global.policy, annotations, |p| problems.push(p.to_string()));
+            (Arc::new(policy), problems)
         });
-        let mut served = Served { policy, ..Served::default() };
+        self.problems.extend(problems.iter().map(|why| (key.clone(), why.clone())));
+        policy.clone()
+    }
+
+    /// The annotations of an Ingress, and the objects that they name.
+    fn served(&mut self, key: &ObjectKey, ingress: &'a Ingress) -> Arc<Served> {
+        let mut served =
+            Served { policy: self.policy(key, ingress.metadata.annotations.as_ref()), ..Served::default() };
         let in_reach = |namespace: &Option<String>, name: &str| {
             ObjectKey::new(namespace.as_ref().unwrap_or(&key.namespace), name)
         };
@@ -267,7 +280,7 @@ impl Building<'_> {
                 Ok(authority) => served.authority = Some(authority),
                 Err(why) => {
                     self.problem(key, format!("Secret {at} of auth-tls-secret: {why}; nobody is let in"));
-                    served.policy.closed = true;
+                    served.closed = true;
                 }
             }
         }

@@ -10,7 +10,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use rustls::{ServerConfig, SupportedProtocolVersion};
+use rustls::{CipherSuite, ServerConfig, SupportedProtocolVersion};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::client_tls::AnyClient;
@@ -107,8 +107,13 @@ impl Acceptors {
         wanted.extend(tls12.then_some(&rustls::version::TLS12));
         wanted.extend(tls13.then_some(&rustls::version::TLS13));
         let tickets = ring::Ticketer::new()?;
+        // Ours to choose among suites that are all good: SHA-256 is in the processor, SHA-384 is not, and it is what a
+        // handshake's keys are made with.
+        let mut provider = ring::default_provider();
+        provider.cipher_suites.sort_by_key(|suite| suite.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
+        let provider = Arc::new(provider);
         let make = |asks: bool| {
-            let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
+            let builder = ServerConfig::builder_with_provider(provider.clone());
             let builder = builder.with_protocol_versions(&wanted)?;
             let builder = match asks {
                 true => builder.with_client_cert_verifier(Arc::new(AnyClient::new())),
@@ -122,6 +127,7 @@ impl Acceptors {
             if !asks {
                 config.ticketer = tickets.clone();
             }
+            config.ignore_client_order = true;
             config.max_early_data_size = 0;
             Ok::<_, rustls::Error>(Arc::new(config))
         };

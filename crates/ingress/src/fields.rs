@@ -1,5 +1,6 @@
 //! The fields of a request that its way decides on: whom it asks for, what ends with its connection, who it says asks.
 
+use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -30,9 +31,27 @@ pub(crate) struct Peer {
     pub address: SocketAddr,
     pub port: u16,
     pub tls: Option<Arc<TlsPeer>>,
+    /// The address without its port, as backends are told.
+    text: HeaderValue,
+}
+
+/// An address as a header's value.
+fn written(address: IpAddr) -> HeaderValue {
+    // Digits, letters, dots and colons are always good.
+    HeaderValue::try_from(address.to_string()).unwrap_or(HeaderValue::from_static("-"))
 }
 
 impl Peer {
+    /// A peer without TLS; `port` is the one by which it knows us.
+    pub fn new(address: SocketAddr, port: u16) -> Self {
+        Self { address, port, tls: None, text: written(address.ip().to_canonical()) }
+    }
+
+    /// Somebody whom a proxy speaks for.
+    pub fn instead(self, address: SocketAddr) -> Self {
+        Self { tls: self.tls, ..Self::new(address, self.port) }
+    }
+
     pub fn secure(&self) -> bool {
         self.tls.is_some()
     }
@@ -125,6 +144,43 @@ fn digits(port: &str) -> bool {
     port.bytes().all(|b| b.is_ascii_digit())
 }
 
+thread_local! {
+    static SPARE: RefCell<Vec<HeaderMap>> = const { RefCell::new(Vec::new()) };
+}
+/// Maps that a thread keeps for the next requests, and how large they may be.
+const SPARES: usize = 16;
+const SPARE_FIELDS: usize = 64;
+
+/// A map that has room already: growing one costs more than all that is put into it.
+pub(crate) fn spare() -> HeaderMap {
+    let kept = SPARE.with(|spare| spare.try_borrow_mut().ok()?.pop());
+    kept.unwrap_or_else(|| HeaderMap::with_capacity(24))
+}
+
+/// A map with what another one has.
+pub(crate) fn copy(headers: &HeaderMap) -> HeaderMap {
+    let mut all = spare();
+    for (name, value) in headers {
+        all.append(name, value.clone());
+    }
+    all
+}
+
+/// Keeps a map that is no longer needed.
+pub(crate) fn give_back(mut headers: HeaderMap) {
+    if !(16..=SPARE_FIELDS).contains(&headers.capacity()) {
+        return;
+    }
+    headers.clear();
+    SPARE.with(|spare| {
+        if let Ok(mut spare) = spare.try_borrow_mut()
+            && spare.len() < SPARES
+        {
+            spare.push(headers);
+        }
+    });
+}
+
 /// Takes away what belongs to one connection.
 pub(crate) fn pass_on(headers: &mut HeaderMap, protocol: Protocol) {
     let trailers = headers.get(header::TE).is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
@@ -156,13 +212,13 @@ pub(crate) fn identify(
 ) -> Result<(), StatusCode> {
     let text = |s: &str| HeaderValue::from_str(s).map_err(|_| StatusCode::BAD_REQUEST);
     let scheme = HeaderValue::from_static(client.scheme());
-    let address = text(&client.address.to_string())?;
+    let direct = peer.address.ip().to_canonical();
+    let address = if client.address == direct { peer.text.clone() } else { written(client.address) };
     headers.remove(header::FORWARDED);
     let claimed = headers.remove(HeaderName::from_static("x-forwarded-for"));
     let mut chain = address.clone();
     if let Some(claimed) = claimed {
         if global.full_forwarded {
-            let direct = peer.address.ip().to_canonical();
             chain = text(&format!("{}, {direct}", claimed.to_str().map_err(|_| StatusCode::BAD_REQUEST)?))?;
         }
         headers.insert(HeaderName::from_static("x-original-forwarded-for"), claimed);
@@ -189,7 +245,7 @@ mod tests {
     use http::Request;
 
     fn peer(address: &str) -> Peer {
-        Peer { address: address.parse().unwrap(), port: 80, tls: None }
+        Peer::new(address.parse().unwrap(), 80)
     }
 
     #[test]

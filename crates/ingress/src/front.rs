@@ -4,9 +4,11 @@
 //! hold when it opens; its requests take the newest.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -17,7 +19,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -30,6 +32,7 @@ use crate::fields::Peer;
 use crate::proxy::Proxy;
 use crate::proxy_protocol;
 use crate::table::Table;
+use crate::timer::Timer;
 
 /// How long a handshake may take, and the line of the PROXY protocol.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -45,6 +48,7 @@ pub(crate) struct Tls {
 }
 
 /// What a listener speaks.
+#[derive(Clone)]
 pub(crate) struct Front {
     pub tls: Option<Tls>,
     /// The port by which clients know it.
@@ -55,34 +59,29 @@ pub(crate) struct Front {
 pub(crate) async fn serve(listener: TcpListener, front: Front, proxy: Arc<Proxy>, stop: CancellationToken) {
     let open = TaskTracker::new();
     let room = Arc::new(Semaphore::new(proxy.global().connections));
+    let end = Arc::new(End::default());
+    let begin = |(stream, address, place): Accepted| {
+        let peer = Peer::new(address, front.port);
+        let global = proxy.global();
+        let connection = Connection { proxy: proxy.clone(), peer, global, end: end.clone() };
+        let tls = front.tls.clone();
+        open.spawn(async move {
+            let _place = place;
+            connection.serve(stream, tls).await;
+        });
+    };
     loop {
         let accepted = tokio::select! {
             biased;
             () = stop.cancelled() => break,
             accepted = accept(&listener, &room) => accepted,
         };
-        let Some((stream, address, place)) = accepted else { continue };
-        let peer = Peer { address, port: front.port, tls: None };
-        let global = proxy.global();
-        let connection = Connection { proxy: proxy.clone(), peer, global, stop: stop.clone() };
-        let tls = front.tls.clone();
-        open.spawn(async move {
-            let _place = place;
-            connection.serve(stream, tls).await;
-        });
+        accepted.map(begin);
     }
+    end.come();
     // Whoever had connected by now is served as well; later ones find the port closed.
-    while let Ok(Some((stream, address, place))) =
-        tokio::time::timeout(Duration::ZERO, accept(&listener, &room)).await
-    {
-        let peer = Peer { address, port: front.port, tls: None };
-        let connection =
-            Connection { proxy: proxy.clone(), peer, global: proxy.global(), stop: stop.clone() };
-        let tls = front.tls.clone();
-        open.spawn(async move {
-            let _place = place;
-            connection.serve(stream, tls).await;
-        });
+    while let Ok(Some(accepted)) = tokio::time::timeout(Duration::ZERO, accept(&listener, &room)).await {
+        begin(accepted);
     }
     drop(listener);
     open.close();
@@ -91,10 +90,9 @@ pub(crate) async fn serve(listener: TcpListener, front: Front, proxy: Arc<Proxy>
     }
 }
 
-async fn accept(
-    listener: &TcpListener,
-    room: &Arc<Semaphore>,
-) -> Option<(TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit)> {
+type Accepted = (TcpStream, SocketAddr, OwnedSemaphorePermit);
+
+async fn accept(listener: &TcpListener, room: &Arc<Semaphore>) -> Option<Accepted> {
     let place = room.clone().acquire_owned().await.ok()?;
     match listener.accept().await {
         Ok((stream, address)) => {
@@ -110,23 +108,58 @@ async fn accept(
     }
 }
 
+/// The end of serving, as connections hear of it. They are polled for each request and the end comes once: a flag is
+/// all that they look at before.
+#[derive(Default)]
+struct End {
+    came: AtomicBool,
+    wakes: CancellationToken,
+}
+
+impl End {
+    fn come(&self) {
+        self.came.store(true, Ordering::Release);
+        self.wakes.cancel();
+    }
+
+    /// Drives a connection; `finish` asks it to end after the request under way, once the end has come.
+    async fn drive<C: Future>(&self, connection: C, finish: impl Fn(Pin<&mut C>)) {
+        let mut connection = std::pin::pin!(connection);
+        let mut end = std::pin::pin!(self.wakes.cancelled());
+        let (mut listens, mut told) = (false, false);
+        poll_fn(|cx| {
+            if !told && (!listens || self.came.load(Ordering::Acquire)) {
+                listens = true;
+                if end.as_mut().poll(cx).is_ready() {
+                    told = true;
+                    finish(connection.as_mut());
+                }
+            }
+            // A client's faults end its connection and nobody else's.
+            connection.as_mut().poll(cx).map(drop)
+        })
+        .await;
+    }
+}
+
 struct Connection {
     proxy: Arc<Proxy>,
     peer: Peer,
     global: Arc<Global>,
-    stop: CancellationToken,
+    end: Arc<End>,
 }
 
 impl Connection {
     async fn serve(mut self, mut stream: TcpStream, tls: Option<Tls>) {
-        let metrics = self.proxy.metrics.clone();
+        let proxy = self.proxy.clone();
+        let metrics = proxy.metrics();
         metrics.accepted.fetch_add(1, Ordering::Relaxed);
         metrics.active.fetch_add(1, Ordering::Relaxed);
         let served = async {
             if self.global.proxy_protocol {
                 let read = tokio::time::timeout(HANDSHAKE, proxy_protocol::read(&mut stream)).await;
                 match read {
-                    Ok(Ok(Some(address))) => self.peer.address = address,
+                    Ok(Ok(Some(address))) => self.peer = self.peer.instead(address),
                     Ok(Ok(None)) => {}
                     Ok(Err(error)) => {
                         tracing::debug!(peer = %self.peer.address, %error, "the PROXY protocol");
@@ -172,17 +205,11 @@ impl Connection {
     async fn http1(self, stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) {
         let mut builder = http1::Builder::new();
         let idle = self.global.header_timeout.min(self.global.idle.max(Duration::from_secs(1)));
-        builder.timer(TokioTimer::new()).header_read_timeout(idle);
+        builder.timer(Timer::new(idle)).header_read_timeout(idle);
         builder.max_buf_size(self.global.header_bytes.max(8 << 10)).keep_alive(!self.global.idle.is_zero());
         let service = service_fn(|request: Request<Incoming>| self.answer(request));
         let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
-        tokio::pin!(connection);
-        tokio::select! {
-            // A client's faults end its connection and nobody else's.
-            _ = connection.as_mut() => return,
-            () = self.stop.cancelled() => connection.as_mut().graceful_shutdown(),
-        }
-        let _ = connection.await;
+        self.end.drive(connection, |connection| connection.graceful_shutdown()).await;
     }
 
     async fn http2(self, stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) {
@@ -200,12 +227,7 @@ impl Connection {
             async move { Ok::<_, Infallible>(proxy.answer(request, &peer).await) }
         });
         let connection = builder.serve_connection(TokioIo::new(stream), service);
-        tokio::pin!(connection);
-        tokio::select! {
-            _ = connection.as_mut() => return,
-            () = self.stop.cancelled() => connection.as_mut().graceful_shutdown(),
-        }
-        let _ = connection.await;
+        self.end.drive(connection, |connection| connection.graceful_shutdown()).await;
     }
 
     async fn answer(&self, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {

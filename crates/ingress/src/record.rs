@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use crate::body::BodyError;
 use crate::metrics::{Metrics, Sample, Stats};
 use crate::throttle::Place;
+use crate::upstream::endpoint::Endpoint;
 use crate::variables::{Late, Template, Variable};
 
 /// Lines that wait to be written.
@@ -53,10 +54,17 @@ impl Log {
     }
 }
 
+/// Where requests are written down.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    pub metrics: Arc<Metrics>,
+    pub log: Log,
+}
+
 /// One time that an endpoint was asked.
 #[derive(Debug, Clone)]
 pub(crate) struct Asked {
-    pub address: Box<str>,
+    pub endpoint: Arc<Endpoint>,
     pub status: Option<u16>,
     pub took: Duration,
 }
@@ -65,14 +73,14 @@ pub(crate) struct Asked {
 #[derive(Debug)]
 pub(crate) struct Record {
     started: Instant,
-    metrics: Arc<Metrics>,
-    log: Log,
+    ledger: Arc<Ledger>,
     pub method: Method,
     pub status: u16,
     pub stats: Option<Arc<Stats>>,
     /// The line, as far as it is known.
     pub line: Option<Template>,
-    pub received: Arc<AtomicU64>,
+    /// Bytes of its body that have come, where it has one.
+    pub received: Option<Arc<AtomicU64>>,
     pub head_length: u64,
     pub asked: Vec<Asked>,
     pub connected: Option<Duration>,
@@ -81,16 +89,15 @@ pub(crate) struct Record {
 }
 
 impl Record {
-    pub fn new(metrics: Arc<Metrics>, log: Log, method: Method) -> Self {
+    pub fn new(ledger: Arc<Ledger>, method: Method) -> Self {
         Self {
             started: Instant::now(),
-            metrics,
-            log,
+            ledger,
             method,
             status: 0,
             stats: None,
             line: None,
-            received: Arc::default(),
+            received: None,
             head_length: 0,
             asked: Vec::new(),
             connected: None,
@@ -101,15 +108,16 @@ impl Record {
 
     /// The answer ended before its end.
     pub fn broke(&mut self, error: &BodyError) {
-        let at = self.asked.last().map(|asked| asked.address.clone()).unwrap_or_default();
-        tracing::warn!(endpoint = %at, %error, "an answer broke off");
+        let at = self.asked.last().map_or("", |asked| &asked.endpoint.text);
+        tracing::warn!(endpoint = at, %error, "an answer broke off");
     }
 
     /// The answer has been sent, or as much of it as could be.
     pub fn finish(self: Box<Self>, sent: u64) {
         let took = self.started.elapsed();
-        self.metrics.requests.fetch_add(1, Ordering::Relaxed);
-        let received = self.head_length + self.received.load(Ordering::Relaxed);
+        self.ledger.metrics.requests.fetch_add(1, Ordering::Relaxed);
+        let received =
+            self.head_length + self.received.as_ref().map_or(0, |bytes| bytes.load(Ordering::Relaxed));
         if let Some(stats) = &self.stats {
             let answered = self.asked.last().filter(|a| a.status.is_some()).map(|a| a.took);
             stats.add(
@@ -124,8 +132,8 @@ impl Record {
                     self.late(*late, took, received, sent, out);
                 }
             });
-            if self.log.0.try_send(line).is_err() {
-                self.metrics.lost_lines.fetch_add(1, Ordering::Relaxed);
+            if self.ledger.log.0.try_send(line).is_err() {
+                self.ledger.metrics.lost_lines.fetch_add(1, Ordering::Relaxed);
             }
         }
     }
@@ -146,7 +154,7 @@ impl Record {
             Late::TimeLocal => write!(out, "{}", zoned().strftime("%d/%b/%Y:%H:%M:%S %z")),
             Late::TimeIso => write!(out, "{}", zoned().strftime("%Y-%m-%dT%H:%M:%S%:z")),
             Late::Msec => write!(out, "{:.3}", Timestamp::now().as_millisecond() as f64 / 1000.0),
-            Late::UpstreamAddr => out.write_str(&each(&|asked| asked.address.to_string())),
+            Late::UpstreamAddr => out.write_str(&each(&|asked| asked.endpoint.text.to_string())),
             Late::UpstreamStatus => out.write_str(&each(&status)),
             Late::UpstreamTime => out.write_str(&each(&|asked| format!("{:.3}", asked.took.as_secs_f64()))),
             Late::UpstreamLength => write!(out, "{sent}"),

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admission;
 use crate::build::{self, Objects, Ours, Problems};
 use crate::certificates::{self, Acceptors, ByName};
-use crate::front::{self, Front, Tls};
+use crate::front::{Front, Tls};
 use crate::health;
 use crate::metrics::Metrics;
 use crate::proxy::Proxy;
@@ -28,6 +28,7 @@ use crate::record::Log;
 use crate::state::State;
 use crate::status::{COMPONENT, Status};
 use crate::table::Table;
+use crate::workers;
 
 /// What the controller must be told.
 #[derive(Debug, Clone)]
@@ -48,6 +49,8 @@ pub struct Config {
     pub default_certificate: Option<ObjectKey>,
     /// Port of the check at admission, and the Secret with its certificate; none checks nothing.
     pub admission: Option<(u16, ObjectKey)>,
+    /// Threads that serve.
+    pub workers: usize,
     /// How long the controller goes on serving after it has said that it is not ready, so that whoever sends it
     /// connections can hear of it.
     pub grace: Duration,
@@ -68,6 +71,9 @@ pub enum Error {
     /// No certificate or no TLS could be made.
     #[error("set up TLS")]
     Tls(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A thread that serves could not be started, or has died.
+    #[error("serve")]
+    Worker(#[source] io::Error),
     /// A watch has ended for good.
     #[error(transparent)]
     Watch(#[from] InformerGone),
@@ -144,17 +150,19 @@ pub(crate) async fn serve(
     let follow = follow(&config, &feeds, &tls, &names, &metrics, &recorder, &ready, &stop);
     // Serving ends later than readiness.
     let closing = CancellationToken::new();
+    // Whatever ends this, the threads end as well.
+    let _guard = closing.clone().drop_guard();
+    let fronts =
+        vec![(http, Front { tls: None, port: 80 }), (https, Front { tls: Some(tls.clone()), port: 443 })];
     let served = async {
-        tokio::join!(
-            front::serve(http, Front { tls: None, port: 80 }, proxy.clone(), closing.clone()),
-            front::serve(https, Front { tls: Some(tls.clone()), port: 443 }, proxy.clone(), closing.clone()),
-            async {
-                stop.cancelled().await;
-                tokio::time::sleep(config.grace).await;
-                closing.cancel();
-            }
-        );
-        Ok::<_, Error>(())
+        let working = workers::serve(fronts, proxy.clone(), config.workers, closing.clone());
+        let told = async {
+            stop.cancelled().await;
+            tokio::time::sleep(config.grace).await;
+            closing.cancel();
+            Ok(())
+        };
+        tokio::try_join!(working, told).map_err(Error::Worker)
     };
     let told = async { Ok(status.run(recorder.clone(), stop.clone()).await?) };
     tokio::try_join!(follow, told, served)?;

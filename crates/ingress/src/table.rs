@@ -24,7 +24,10 @@ use crate::upstream::Backend;
 /// What all locations of one Ingress share: its annotations, and the objects that they name.
 #[derive(Debug, Default)]
 pub struct Served {
-    pub(crate) policy: Policy,
+    /// Shared by all Ingresses that say the same.
+    pub(crate) policy: Arc<Policy>,
+    /// Nobody comes in: something that guards cannot be had.
+    pub(crate) closed: bool,
     pub(crate) users: Option<Arc<Users>>,
     pub(crate) authority: Option<Arc<Authority>>,
     pub(crate) zones: Option<Arc<Zones>>,
@@ -45,7 +48,7 @@ pub struct Alternative {
 #[derive(Debug, Clone)]
 pub struct Location {
     /// The Ingress that says so.
-    pub ingress: ObjectKey,
+    pub ingress: Arc<ObjectKey>,
     /// Where requests go.
     pub backend: Arc<Backend>,
     /// The Ingress lists the host under `tls`.
@@ -61,7 +64,7 @@ pub struct Location {
 
 impl Location {
     /// A location without a path, as a default backend has it.
-    pub fn new(ingress: ObjectKey, backend: Arc<Backend>, served: Arc<Served>, tls: bool) -> Self {
+    pub fn new(ingress: Arc<ObjectKey>, backend: Arc<Backend>, served: Arc<Served>, tls: bool) -> Self {
         Self {
             ingress,
             backend,

@@ -210,7 +210,7 @@ fn question(facts: &Facts<'_>, external: &External) -> HeaderMap {
         ("x-real-ip", facts.client.address.to_string()),
         ("x-forwarded-for", facts.client.address.to_string()),
         ("x-scheme", facts.client.scheme().to_owned()),
-        ("x-request-id", facts.id.to_owned()),
+        ("x-request-id", facts.id.to_str().unwrap_or_default().to_owned()),
         ("x-auth-request-redirect", redirect.unwrap_or_else(|| facts.uri().to_owned())),
     ];
     for (name, text) in texts {

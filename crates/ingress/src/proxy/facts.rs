@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use http::header::{self, HeaderMap, HeaderName};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 
 use crate::fields::{Asked, Client, Peer};
@@ -17,7 +17,7 @@ pub(super) struct Facts<'a> {
     pub asked: &'a Asked,
     pub client: &'a Client,
     pub peer: &'a Peer,
-    pub id: &'a str,
+    pub id: &'a HeaderValue,
     pub location: &'a Location,
 }
 
@@ -81,7 +81,7 @@ impl Facts<'_> {
             Variable::RemoteAddr => drop(write!(out, "{}", self.client.address)),
             Variable::RemotePort => drop(write!(out, "{}", self.peer.address.port())),
             Variable::RemoteUser => out.push_str(&user(text(&header::AUTHORIZATION)).unwrap_or_default()),
-            Variable::RequestId => out.push_str(self.id),
+            Variable::RequestId => out.push_str(self.id.to_str().unwrap_or_default()),
             Variable::Namespace => out.push_str(&self.location.ingress.namespace),
             Variable::Ingress => out.push_str(&self.location.ingress.name),
             Variable::Service => out.push_str(&self.location.backend.service),

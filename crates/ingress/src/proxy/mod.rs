@@ -33,10 +33,10 @@ use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 
 use crate::body::{Body, Outgoing};
 use crate::configmap::Global;
-use crate::fields::{Asked, Client, Peer, REQUEST_ID, identify, pass_on};
+use crate::fields::{Asked, Client, Peer, REQUEST_ID, copy, give_back, identify, pass_on};
 use crate::metrics::{Labels, Metrics};
 use crate::path;
-use crate::record::{Log, Record};
+use crate::record::{Ledger, Log, Record};
 use crate::table::{Alternative, Found, Location, Table};
 use crate::throttle::Over;
 use crate::upstream::Backend;
@@ -55,8 +55,7 @@ const SERVER: HeaderValue = HeaderValue::from_static("skiff");
 pub(crate) struct Proxy {
     table: Arc<ArcSwap<Table>>,
     asker: reqwest::Client,
-    pub metrics: Arc<Metrics>,
-    log: Log,
+    ledger: Arc<Ledger>,
 }
 
 /// Where a request goes of the backends that its location has.
@@ -71,7 +70,11 @@ struct Way<'a> {
 
 impl Proxy {
     pub fn new(table: Arc<ArcSwap<Table>>, metrics: Arc<Metrics>, log: Log) -> reqwest::Result<Self> {
-        Ok(Self { table, asker: admit::asker()?, metrics, log })
+        Ok(Self { table, asker: admit::asker()?, ledger: Arc::new(Ledger { metrics, log }) })
+    }
+
+    pub fn metrics(&self) -> &Metrics {
+        &self.ledger.metrics
     }
 
     /// The settings of the newest table.
@@ -81,8 +84,7 @@ impl Proxy {
 
     /// The answer to a request; every failure is one.
     pub async fn answer(&self, request: Request<Incoming>, peer: &Peer) -> Response<Body> {
-        let mut record =
-            Box::new(Record::new(self.metrics.clone(), self.log.clone(), request.method().clone()));
+        let mut record = Box::new(Record::new(self.ledger.clone(), request.method().clone()));
         let mut response = match self.route(request, peer, &mut record).await {
             Ok(response) => response,
             Err(Stop(response)) => *response,
@@ -107,7 +109,7 @@ impl Proxy {
             return Err(StatusCode::METHOD_NOT_ALLOWED.into());
         }
         let asked = Asked::of(&parts)?;
-        let path = path::normal(parts.uri.path()).ok_or(StatusCode::BAD_REQUEST)?.into_owned();
+        let path = path::normal(parts.uri.path()).ok_or(StatusCode::BAD_REQUEST)?;
         let client = Client::of(&parts.headers, peer, global);
         let location = match table.find(&asked.host, &path) {
             Found::Location(location) => location,
@@ -118,25 +120,24 @@ impl Proxy {
             Found::Nothing => return Err(StatusCode::NOT_FOUND.into()),
         };
         let id = request_id(&parts.headers);
-        let id_text = id.to_str().unwrap_or_default();
         let facts =
-            Facts { parts: &parts, path: &path, asked: &asked, client: &client, peer, id: id_text, location };
+            Facts { parts: &parts, path: &path, asked: &asked, client: &client, peer, id: &id, location };
         self.begin(record, &facts, global);
         let outcome = self.serve(&facts, body, tunnel, global, record).await;
-        match outcome {
-            Ok(response) => Ok(response),
-            Err(Stop(mut response)) => {
-                edit::finish(&mut response, &facts, global, &Admitted::default());
-                Err(Stop(response))
-            }
-        }
+        let outcome = outcome.map_err(|Stop(mut response)| {
+            edit::finish(&mut response, &facts, global, &Admitted::default());
+            Stop(response)
+        });
+        drop(path);
+        give_back(parts.headers);
+        outcome
     }
 
     /// Takes down what is to be logged and counted.
     fn begin(&self, record: &mut Record, facts: &Facts<'_>, global: &Global) {
         let location = facts.location;
         let stats = location.stats.get_or_init(|| {
-            self.metrics.stats(Labels {
+            self.ledger.metrics.stats(Labels {
                 namespace: location.ingress.namespace.clone(),
                 ingress: location.ingress.name.clone(),
                 service: location.backend.service.clone(),
@@ -168,7 +169,7 @@ impl Proxy {
     ) -> Result<Response<Body>, Stop> {
         let served = &facts.location.served;
         let policy = &served.policy;
-        if policy.closed {
+        if policy.closed || served.closed {
             return Err(StatusCode::SERVICE_UNAVAILABLE.into());
         }
         admit::blocked(facts, global)?;
@@ -193,7 +194,7 @@ impl Proxy {
             return Err(StatusCode::PAYLOAD_TOO_LARGE.into());
         }
         let onward = onward(facts, global, &mut admitted, &way, tunnel.as_ref())?;
-        let mut outgoing = Outgoing::client(body, limit, record.received.clone());
+        let mut outgoing = Outgoing::client(body, limit, &mut record.received);
         mirror::mirror(facts, &onward.headers, &mut outgoing, &self.asker);
         let client_wait = global.body_timeout;
         let newest = || self.newest(facts, &way);
@@ -215,6 +216,7 @@ impl Proxy {
             response = self.instead(facts, response, &onward, record).await;
         }
         edit::finish(&mut response, facts, global, &admitted);
+        give_back(onward.headers);
         Ok(response)
     }
 
@@ -352,7 +354,7 @@ fn onward(
     let served = &facts.location.served;
     let policy = &served.policy;
     let target = target(facts.uri(), parts.uri.query(), facts.location.rewritten(facts.path));
-    let mut headers = parts.headers.clone();
+    let mut headers = copy(&parts.headers);
     pass_on(&mut headers, policy.upstream.protocol);
     headers.remove(header::HOST);
     headers.remove(header::CONTENT_LENGTH);
@@ -362,8 +364,7 @@ fn onward(
     } else if let Some(connection) = policy.upstream.connection.as_ref() {
         headers.insert(header::CONNECTION, connection.clone());
     }
-    let id = HeaderValue::from_str(facts.id).map_err(|_| StatusCode::BAD_REQUEST)?;
-    identify(&mut headers, facts.asked, facts.client, facts.peer, id, global)?;
+    identify(&mut headers, facts.asked, facts.client, facts.peer, facts.id.clone(), global)?;
     if let Some(prefix) = &policy.upstream.prefix {
         headers.insert(HeaderName::from_static("x-forwarded-prefix"), prefix.clone());
     }
@@ -415,7 +416,7 @@ fn explain(headers: &mut HeaderMap, facts: &Facts<'_>, status: StatusCode) {
 
 fn request_id(headers: &HeaderMap) -> HeaderValue {
     let given = headers.get(REQUEST_ID).filter(|id| id.len() <= 128 && id.to_str().is_ok());
-    let new = || HeaderValue::from_str(&format!("{:032x}", rand::random::<u128>()));
+    let new = || HeaderValue::try_from(format!("{:032x}", rand::random::<u128>()));
     given.cloned().or_else(|| new().ok()).unwrap_or(HeaderValue::from_static("-"))
 }
 

@@ -85,7 +85,7 @@ impl Sending<'_> {
             };
             let took = started.elapsed();
             let status = outcome.as_ref().ok().map(|reply| reply.response.status().as_u16());
-            record.asked.push(Asked { address: endpoint.text.clone(), status, took });
+            record.asked.push(Asked { endpoint: endpoint.clone(), status, took });
             let more = attempt < next.tries && end.is_none_or(|end| Instant::now() < end);
             let fault = match outcome {
                 Ok(reply) => {

@@ -60,6 +60,7 @@ async fn start(ingresses: Vec<Value>) -> Controller {
         settings: Some(ObjectKey::new("ns", SETTINGS)),
         default_certificate: None,
         admission: None,
+        workers: 2,
         grace: Duration::from_millis(200),
     };
     let stop = CancellationToken::new();

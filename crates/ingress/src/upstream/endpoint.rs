@@ -1,7 +1,8 @@
 //! One endpoint: its connections, and what is known of its health.
 //!
 //! An endpoint outlives the routing tables that name it: a change of routes keeps its connections, its latency and its
-//! failures. Of HTTP/1.1 connections the last one used is the first to be used again; HTTP/2 has one for all requests.
+//! failures. Of HTTP/1.1 connections the last one used is the first to be used again, by the thread whose runtime it
+//! belongs to: another one would be woken through that. HTTP/2 has one for all requests.
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,7 +18,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 
-use super::h1::{Connection, Fault};
+use super::h1::{Connection, Fault, this_thread};
 use super::resolve::resolve;
 use super::stream::Stream;
 use super::tls::Greeting;
@@ -144,16 +145,16 @@ impl Endpoint {
         self.transport.greeting.is_some()
     }
 
-    /// An idle connection that is still there.
+    /// An idle connection of this thread's that is still there.
     pub fn idle(&self) -> Option<Connection> {
+        let thread = this_thread();
         loop {
-            let mut connection = self.idle.lock().pop()?;
-            if connection.since.elapsed() > IDLE_FOR {
-                // All others are older.
-                self.idle.lock().clear();
-                return None;
-            }
-            if connection.stream.is_idle() {
+            let mut connection = {
+                let mut idle = self.idle.lock();
+                let last = idle.iter().rposition(|connection| connection.thread == thread)?;
+                idle.remove(last)
+            };
+            if connection.since.elapsed() <= IDLE_FOR && connection.stream.is_idle() {
                 return Some(connection);
             }
         }

@@ -7,6 +7,7 @@
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ use super::chunked::{Chunked, Piece};
 use super::endpoint::Endpoint;
 use super::stream::Stream;
 use crate::body::{BodyError, Outgoing};
+use crate::fields::spare;
 
 /// Bytes of an answer's headers.
 const HEAD: usize = 128 << 10;
@@ -41,13 +43,22 @@ pub(crate) struct Connection {
     pub since: Instant,
     /// Requests that it has served.
     pub served: u32,
+    /// Whose runtime it belongs to.
+    pub thread: u32,
+}
+
+/// A number that is this thread's alone.
+pub(crate) fn this_thread() -> u32 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    thread_local!(static THIS: u32 = NEXT.fetch_add(1, Ordering::Relaxed));
+    THIS.with(|this| *this)
 }
 
 impl Connection {
     pub fn new(stream: Stream) -> Self {
         let now = Instant::now();
         let timer = Box::pin(tokio::time::sleep_until(now));
-        Self { stream, read: BytesMut::new(), timer, since: now, served: 0 }
+        Self { stream, read: BytesMut::new(), timer, since: now, served: 0, thread: this_thread() }
     }
 }
 
@@ -354,7 +365,7 @@ impl Exchange {
                 self.reusable = false;
             }
             let map = response.headers_mut();
-            map.reserve(answer.headers.len() + 4);
+            *map = spare();
             for field in answer.headers.iter() {
                 let name = HeaderName::from_bytes(field.name.as_bytes());
                 let name = name.map_err(|_| Fault::Bad("a header's name"))?;

@@ -51,11 +51,8 @@ pub struct Options {
 /// Serves Ingresses with the Pod's own account until it is told to end.
 pub fn run(options: &Options) -> anyhow::Result<()> {
     crate::daemon::log_to_stderr();
-    let mut builder = tokio::runtime::Builder::new_multi_thread();
-    if let Some(count) = options.worker_processes {
-        builder.worker_threads(count.max(1));
-    }
-    let runtime = builder.enable_all().build()?;
+    // What follows the API; threads that serve have runtimes of their own.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let client = kube::Client::try_default().await?;
         let stop = CancellationToken::new();
@@ -72,6 +69,9 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
             settings: options.configmap.clone(),
             default_certificate: options.default_ssl_certificate.clone(),
             admission: options.admission_secret.clone().map(|secret| (options.admission_port, secret)),
+            workers: options
+                .worker_processes
+                .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)),
             grace: Duration::from_secs(options.shutdown_grace_period),
         };
         Ok(ingress::run(config, client, stop).await?)
