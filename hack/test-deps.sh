@@ -8,6 +8,8 @@ need nft nftables
 need ip iproute2
 need dig dnsutils
 need curl curl
+need wrk wrk
+need h2load nghttp2-client
 need python3 python3
 need conntrack conntrack
 need kubectl kubernetes-client

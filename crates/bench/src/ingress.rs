@@ -169,7 +169,7 @@ fn nginx(dir: &Path, name: &str, http: &str) -> anyhow::Result<Running> {
     let text = format!(
         "daemon off; worker_processes 1; pid {shown}/{name}.pid; error_log {shown}/{name}.log warn;
 events {{ worker_connections 8192; }}
-http {{ access_log off; keepalive_requests 1000000; server_names_hash_max_size 8192; server_names_hash_bucket_size 128;
+http {{ access_log off; keepalive_requests 1000000; ssl_protocols TLSv1.2 TLSv1.3; server_names_hash_max_size 8192; server_names_hash_bucket_size 128;
 {http} }}"
     );
     std::fs::write(&config, text)?;

@@ -12,7 +12,7 @@ use k8s_openapi::api::networking::v1::{HTTPIngressPath, Ingress, IngressBackend,
 
 use crate::annotations::{PREFIX, Policy};
 use crate::backends::{Backends, Manner, Port};
-use crate::certificates::Certificates;
+use crate::certificates::{self, Certificates};
 use crate::configmap::{Global, fields};
 use crate::state::State;
 use crate::table::{Alternative, Builder, Location, PathType, Served, Table};
@@ -118,6 +118,9 @@ fn global(objects: &Objects, problems: &mut Problems) -> Global {
     global
 }
 
+/// Annotations of ours and their values.
+type Said<'a> = Vec<(&'a String, &'a String)>;
+
 struct Building<'a> {
     objects: &'a Objects,
     backends: Backends<'a>,
@@ -127,7 +130,7 @@ struct Building<'a> {
     certificates: Certificates,
     problems: Problems,
     /// What was made of annotations, and what is wrong with them.
-    policies: HashMap<Vec<(&'a String, &'a String)>, (Arc<Policy>, Vec<String>)>,
+    policies: HashMap<Said<'a>, (Arc<Policy>, Vec<String>)>,
 }
 
 impl<'a> Building<'a> {
@@ -343,7 +346,18 @@ impl<'a> Building<'a> {
             let Some(name) = &tls.secret_name else { continue };
             let found = self.objects.secrets.get(&ObjectKey::new(&key.namespace, name));
             match found.ok_or_else(|| "does not exist".to_owned()).and_then(|s| self.state.certificate(s)) {
-                Ok(certificate) => hosts.iter().for_each(|host| self.certificates.add(host, &certificate)),
+                Ok(certificate) => {
+                    for host in hosts {
+                        if certificates::names(&certificate, host) {
+                            self.certificates.add(host, &certificate);
+                        } else {
+                            let why = format!(
+                                "Secret {name:?}: its certificate does not name {host:?}; the default certificate is shown instead"
+                            );
+                            self.problem(key, why);
+                        }
+                    }
+                }
                 Err(why) => {
                     let why = format!("Secret {name:?}: {why}; the default certificate is shown instead");
                     self.problems.insert((key.clone(), why));

@@ -11,7 +11,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{CipherSuite, ServerConfig, SupportedProtocolVersion};
-use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use crate::client_tls::AnyClient;
 use crate::table::Table;
@@ -81,6 +81,29 @@ pub fn fake() -> Result<Arc<CertifiedKey>, Box<dyn std::error::Error + Send + Sy
     let der = PrivateKeyDer::try_from(key.serialize_der())?;
     let chain = vec![certificate.der().clone()];
     Ok(Arc::new(CertifiedKey::from_der(chain, der, &ring::default_provider())?))
+}
+
+/// Whether a certificate names a host, or all that a wildcard host stands for (RFC 6125, 6.4); as ingress-nginx, by its
+/// common name as well.
+pub(crate) fn names(key: &CertifiedKey, host: &str) -> bool {
+    let Some(Ok((_, parsed))) = key.end_entity_cert().ok().map(|der| X509Certificate::from_der(der)) else {
+        return false;
+    };
+    let common = parsed.subject().iter_common_name().filter_map(|name| name.as_str().ok());
+    let alternative = parsed.subject_alternative_name().ok().flatten();
+    let alternative =
+        alternative.iter().flat_map(|names| &names.value.general_names).filter_map(|name| match name {
+            GeneralName::DNSName(name) => Some(*name),
+            _ => None,
+        });
+    common.chain(alternative).any(|name| stands_for(name, host))
+}
+
+/// Whether a name of a certificate is a host's.
+fn stands_for(name: &str, host: &str) -> bool {
+    let same = name.eq_ignore_ascii_case(host);
+    let wild = name.strip_prefix("*.").zip(host.split_once('.'));
+    same || wild.is_some_and(|(rest, (label, of))| label != "*" && rest.eq_ignore_ascii_case(of))
 }
 
 fn end(certificate: &CertificateDer<'_>) -> Option<i64> {
@@ -157,5 +180,27 @@ impl ResolvesServerCert for ByName {
         let table = self.table.load();
         let named = hello.server_name().and_then(|name| table.certificates.find(&name.to_ascii_lowercase()));
         Some(named.or(table.certificates.otherwise.as_ref()).unwrap_or(&self.fallback).clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_certificates() {
+        for (name, host, fits) in [
+            ("a.example", "a.example", true),
+            ("A.example", "a.Example", true),
+            ("a.example", "b.example", false),
+            ("*.example", "a.example", true),
+            ("*.example", "a.b.example", false),
+            ("*.example", "example", false),
+            ("*.example", "*.example", true),
+            ("*.example", "*.b.example", false),
+            ("a.example", "*.example", false),
+        ] {
+            assert_eq!(stands_for(name, host), fits, "{name} {host}");
+        }
     }
 }

@@ -50,12 +50,15 @@ impl Authority {
         builder.build().map(Self).map_err(|e| format!("ca.crt: {e}"))
     }
 
-    /// Whether a chain of certificates is vouched for.
+    /// Whether a chain of certificates is vouched for, with at most `depth` between the client's own and the authority's.
     ///
     /// # Errors
     /// Why not.
-    pub fn judge(&self, chain: &[CertificateDer<'_>]) -> Result<(), String> {
+    pub fn judge(&self, chain: &[CertificateDer<'_>], depth: u32) -> Result<(), String> {
         let (own, others) = chain.split_first().ok_or("no certificate")?;
+        // Each vouches for the one before it (RFC 8446, 4.4.2): those that are left away are too far off.
+        let within = others.len().min(usize::try_from(depth).unwrap_or(usize::MAX));
+        let others = others.get(..within).unwrap_or_default();
         self.0.verify_client_cert(own, others, UnixTime::now()).map(drop).map_err(|e| e.to_string())
     }
 }

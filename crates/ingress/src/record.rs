@@ -113,7 +113,7 @@ impl Record {
     }
 
     /// The answer has been sent, or as much of it as could be.
-    pub fn finish(self: Box<Self>, sent: u64) {
+    pub fn finish(self, sent: u64) {
         let took = self.started.elapsed();
         self.ledger.metrics.requests.fetch_add(1, Ordering::Relaxed);
         let received =

@@ -8,7 +8,7 @@ use std::io;
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use tokio::sync::{Barrier, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::front::{self, Front};
@@ -28,15 +28,16 @@ pub(crate) async fn serve(
     for (listener, front) in listeners {
         all.push((listener.into_std()?, front));
     }
+    let last = Arc::new(Barrier::new(count.max(1)));
     let mut ends = Vec::new();
     for number in 0..count.max(1) {
         let own: io::Result<Vec<_>> =
             all.iter().map(|(l, front)| Ok((l.try_clone()?, front.clone()))).collect();
-        let (own, proxy, stop) = (own?, proxy.clone(), stop.clone());
+        let (own, proxy, stop, last) = (own?, proxy.clone(), stop.clone(), last.clone());
         let (done, ended) = oneshot::channel();
         let work = move || {
             // Whoever waits has gone: so does everything.
-            let _ = done.send(work(own, proxy, stop));
+            let _ = done.send(work(own, proxy, stop, &last));
         };
         std::thread::Builder::new().name(format!("worker-{number}")).spawn(work)?;
         ends.push(ended);
@@ -53,6 +54,7 @@ fn work(
     listeners: Vec<(std::net::TcpListener, Front)>,
     proxy: Arc<Proxy>,
     stop: CancellationToken,
+    last: &Barrier,
 ) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -63,6 +65,8 @@ fn work(
         while let Some(ended) = serving.join_next().await {
             ended?;
         }
+        // Connections of HTTP/2 to backends are shared: they live until nobody can need them.
+        last.wait().await;
         Ok(())
     })
 }

@@ -50,7 +50,7 @@ pub enum Support {
     Honoured,
     /// Honoured, with this difference.
     Differs(&'static str),
-    /// There is nothing to set, for this reason; the value is checked.
+    /// There is nothing to set, for this reason, whatever the value is.
     Moot(&'static str),
     /// Not honoured; what to use instead.
     Refused(&'static str),

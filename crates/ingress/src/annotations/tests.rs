@@ -113,7 +113,8 @@ const HEAD: &str = "\
 `skiff addons enable ingress` serves Ingresses of class `nginx`, and those without a class. This page is made of the rows
 that the controller, the check at admission and `skiff ingress lint` read; a test holds it to them.
 
-*honoured*: with ingress-nginx's meaning. *differs*: honoured, but for what is said. *moot*: there is nothing to set. *refused*:
+*honoured*: with ingress-nginx's meaning. *differs*: honoured, but for what is said. *moot*: there is nothing to set, and
+what the value is does not matter. *refused*:
 told when the Ingress is written, with what to use instead. A name that is not here is taken, has no effect and is told in
 an Event; one that looks like a guard (`auth-*`, `limit-*`, ...) and is not known, or that guards and has a value that
 cannot be, closes the Ingress: 503.

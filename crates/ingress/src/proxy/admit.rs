@@ -92,7 +92,7 @@ pub(super) async fn admit(
             // The Secret is missing or no good: nobody can be let in.
             (None, _) => return Err(StatusCode::SERVICE_UNAVAILABLE.into()),
             (Some(_), None) => None,
-            (Some(users), Some(header)) => users.check(header).await,
+            (Some(users), Some(header)) => Box::pin(users.check(header)).await,
         };
         match user {
             Some(_) if policy.access.any => return Ok(admitted),
@@ -102,7 +102,8 @@ pub(super) async fn admit(
         }
     }
     if let Some(external) = external {
-        ask(facts, external, asker, &mut admitted).await?;
+        // Boxed as all that few requests need: the future of every request would be as large as this.
+        Box::pin(ask(facts, external, asker, &mut admitted)).await?;
     }
     Ok(admitted)
 }
@@ -245,7 +246,7 @@ fn certificate(
         return Err(status(421).into());
     }
     let own = tls.chain.first();
-    let verdict = own.map(|_| authority.judge(&tls.chain));
+    let verdict = own.map(|_| authority.judge(&tls.chain, settings.depth));
     let said = match &verdict {
         None => "NONE".to_owned(),
         Some(Ok(())) => "SUCCESS".to_owned(),

@@ -213,7 +213,7 @@ impl Proxy {
         };
         let code = response.status().as_u16();
         if policy.response.intercept && policy.response.errors.contains(&code) && way.instead_of.is_none() {
-            response = self.instead(facts, response, &onward, record).await;
+            response = Box::pin(self.instead(facts, response, &onward, record)).await;
         }
         edit::finish(&mut response, facts, global, &admitted);
         give_back(onward.headers);

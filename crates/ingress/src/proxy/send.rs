@@ -16,7 +16,8 @@ use crate::record::{Asked, Record};
 use crate::upstream::Backend;
 use crate::upstream::balance::hash;
 use crate::upstream::endpoint::{Busy, Endpoint};
-use crate::upstream::h1::{Connection, Exchange, Fault, Prefixed, fields};
+use crate::upstream::h1::{Connection, Exchange, Fault, fields};
+use crate::upstream::stream::Prefixed;
 
 /// What goes to an endpoint, but for the endpoint.
 #[derive(Debug)]
@@ -81,7 +82,7 @@ impl Sending<'_> {
             let started = Instant::now();
             let outcome = match endpoint.protocol() {
                 Protocol::Http => self.http1(&endpoint, &mut body, record).await,
-                Protocol::Grpc => self.http2(&endpoint, &mut body, record).await,
+                Protocol::Grpc => Box::pin(self.http2(&endpoint, &mut body, record)).await,
             };
             let took = started.elapsed();
             let status = outcome.as_ref().ok().map(|reply| reply.response.status().as_u16());
@@ -157,7 +158,7 @@ impl Sending<'_> {
             }
         }
         let started = Instant::now();
-        let connection = endpoint.connect(self.policy.upstream.connect).await?;
+        let connection = Box::pin(endpoint.connect(self.policy.upstream.connect)).await?;
         record.connected = Some(started.elapsed());
         let mut exchange = self.exchange(connection, endpoint, body.take().unwrap_or_else(Outgoing::empty));
         let head = exchange.head().await?;

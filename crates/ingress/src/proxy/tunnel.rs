@@ -11,7 +11,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split};
 
-use crate::upstream::h1::Prefixed;
+use crate::upstream::stream::Prefixed;
 
 /// What a client wants to change to.
 pub(super) struct Tunnel {

@@ -1,6 +1,7 @@
 //! Requests that mean harm, and what becomes of them: a clear status or the door, and no harm to anybody else.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -239,6 +240,32 @@ async fn a_name_of_tls_is_not_a_host() {
     let two = ingress("y", json!({"rules": [rule("other", &[path("/", "Prefix", "b")])]}));
     let world = World::start(&[annotated(&[]), two]).await;
     assert_eq!(world.ask("other", "/").sni("h").tls().send().await.service(), "b", "the host decides");
+}
+
+#[tokio::test]
+async fn a_certificate_of_another_name_is_not_shown_and_is_told() {
+    let mut world = World::start(&[]).await;
+    let made = rcgen::generate_simple_self_signed(["*.good.example".to_owned()]).unwrap();
+    let (cert, key) = (made.cert.pem(), made.signing_key.serialize_pem());
+    secret(&mut world.objects, "s", &[("tls.crt", cert.as_bytes()), ("tls.key", key.as_bytes())]);
+    let hosts = ["a.good.example", "bad.example"];
+    let spec = json!({
+        "rules": hosts.map(|host| rule(host, &[path("/", "Prefix", "a")])),
+        "tls": [{"hosts": hosts, "secretName": "s"}],
+    });
+    world.set(&[ingress("x", spec)]);
+    let told: Vec<&str> = world.problems.iter().map(|(_, why)| why.as_str()).collect();
+    let why = "Secret \"s\": its certificate does not name \"bad.example\"; the default certificate is shown instead";
+    assert_eq!(told, [why]);
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(made.cert.der().clone()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config =
+        rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config = Arc::new(config.with_root_certificates(roots).with_no_client_auth());
+    // Only this certificate is trusted, so whoever answers has shown it.
+    assert_eq!(world.ask("a.good.example", "/").shows(config).send().await.service(), "a");
+    assert_eq!(world.ask("bad.example", "/").tls().send().await.service(), "a", "served all the same");
 }
 
 #[tokio::test]

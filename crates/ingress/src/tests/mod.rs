@@ -3,6 +3,7 @@
 
 mod annotations;
 mod bad_input;
+mod clients;
 mod conformance;
 mod controller;
 mod harness;

@@ -157,8 +157,8 @@ fn regular_expressions_rule_the_whole_host() {
 
 #[test]
 fn certificates_by_host_and_bad_ones_are_said() {
-    let one = rcgen::generate_simple_self_signed(["x".to_owned()]).unwrap();
-    let two = rcgen::generate_simple_self_signed(["y".to_owned()]).unwrap();
+    let one = rcgen::generate_simple_self_signed(["foo.com".to_owned(), "*.bar.com".to_owned()]).unwrap();
+    let two = rcgen::generate_simple_self_signed(["swapped.com".to_owned()]).unwrap();
     let pem = |c: &rcgen::CertifiedKey<rcgen::KeyPair>| (c.cert.pem(), c.signing_key.serialize_pem());
     let ((one_cert, one_key), (two_cert, _)) = (pem(&one), pem(&two));
     let tls = json!({
@@ -166,6 +166,7 @@ fn certificates_by_host_and_bad_ones_are_said() {
         "rules": [rule("a.bar.com", &[path("/", "Prefix", "a")]), rule("plain.com", &[path("/", "Prefix", "a")])],
         "tls": [
             {"hosts": ["foo.com"], "secretName": "good"}, {"hosts": ["*.bar.com"], "secretName": "good"},
+            {"hosts": ["other.com"], "secretName": "good"},
             {"hosts": ["swapped.com"], "secretName": "swapped"}, {"hosts": ["junk.com"], "secretName": "junk"},
             {"hosts": ["gone.com"], "secretName": "gone"},
         ],
@@ -184,13 +185,14 @@ fn certificates_by_host_and_bad_ones_are_said() {
         ("x.bar.com", true),
         ("x.y.bar.com", false),
         ("bar.com", false),
+        ("other.com", false),
         ("swapped.com", false),
         ("junk.com", false),
     ] {
         assert_eq!(table.certificates.find(host).is_some(), found, "{host}");
     }
     let said: Vec<&str> = problems.iter().map(|(_, why)| why.as_str()).collect();
-    for name in ["swapped", "junk", "gone"] {
+    for name in ["swapped", "junk", "gone", "does not name \"other.com\""] {
         assert!(said.iter().any(|why| why.contains(name)), "{name} in {said:?}");
     }
     let tls = |host| table.find(host, b"/").location().unwrap().tls;
