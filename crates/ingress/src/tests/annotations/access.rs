@@ -154,3 +154,25 @@ async fn an_authority_that_does_not_answer_lets_nobody_in() {
     let world = world(&[("auth-url", &format!("http://{dead}/"))]).await;
     assert_eq!(world.get("/").await.status, 500);
 }
+
+#[tokio::test]
+async fn auth_request_redirect() {
+    let listener = loopback().await;
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let world = world(&[("auth-url", &url), ("auth-request-redirect", "/back?to=$request_uri")]).await;
+    let asked = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut head = String::new();
+        while !head.contains("\r\n\r\n") {
+            let mut some = [0; 4096];
+            let read = stream.read(&mut some).await.unwrap();
+            assert!(read > 0, "{head}");
+            head.push_str(&String::from_utf8_lossy(&some[..read]));
+        }
+        stream.write_all(b"HTTP/1.1 204 Fine\r\nConnection: close\r\n\r\n").await.unwrap();
+        head.to_ascii_lowercase()
+    });
+    assert_eq!(world.get("/p").await.service(), "a");
+    let head = asked.await.unwrap();
+    assert!(head.contains("\r\nx-auth-request-redirect: /back?to=/p\r\n"), "{head}");
+}

@@ -83,3 +83,16 @@ async fn mirror_target_mirror_host_and_mirror_request_body() {
     world.set(&[annotated(&[("mirror-target", &target), ("mirror-request-body", "off")])]);
     assert!(!copied(&world).await.contains("hello"));
 }
+
+#[tokio::test]
+async fn disable_proxy_intercept_errors() {
+    for (off, service) in [("false", "d"), ("true", "a")] {
+        let settings = [
+            ("custom-http-errors", "404"),
+            ("default-backend", "d"),
+            ("disable-proxy-intercept-errors", off),
+        ];
+        let answer = world(&settings).await.get("/?status=404").await;
+        assert_eq!((answer.status, answer.service().as_str()), (404, service));
+    }
+}

@@ -126,3 +126,18 @@ async fn affinity_mode_persistent() {
         moved.told()["pod"] == two.to_string() && moved.header("set-cookie").starts_with("INGRESSCOOKIE=")
     );
 }
+
+#[tokio::test]
+async fn session_cookie_conditional_samesite_none() {
+    let settings = [
+        ("affinity", "cookie"),
+        ("session-cookie-samesite", "None"),
+        ("session-cookie-conditional-samesite-none", "true"),
+    ];
+    let world = world(&settings).await;
+    // Chrome before 67 takes a cookie with SameSite=None for a broken one.
+    for (agent, said) in [("Chrome/60.0", false), ("Chrome/120.0", true)] {
+        let answer = world.ask("h", "/").header("User-Agent", agent).send().await;
+        assert_eq!(answer.header("set-cookie").contains("SameSite=None"), said, "{agent}");
+    }
+}

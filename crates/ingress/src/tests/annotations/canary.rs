@@ -76,3 +76,20 @@ async fn a_canary_without_its_main_is_said() {
     assert!(world.problems.iter().any(|(_, why)| why.contains("canary")), "{:?}", world.problems);
     assert_eq!(world.get("/").await.status, 404);
 }
+
+#[tokio::test]
+async fn affinity_canary_behavior() {
+    let main = |pairs: &[(&str, &str)]| with(annotated(&[("affinity", "cookie")]), pairs);
+    let second = |weight: &str| {
+        let spec = json!({"rules": [rule("h", &[path("/", "Prefix", "b")])]});
+        with(ingress("canary", spec), &[("canary", "true"), ("canary-weight", weight)])
+    };
+    let mut world = World::start(&[main(&[]), second("0")]).await;
+    let first = world.get("/").await;
+    assert_eq!(first.service(), "a");
+    let cookie = first.header("set-cookie").split(';').next().unwrap().to_owned();
+    for (behavior, service) in [("sticky", "a"), ("legacy", "b")] {
+        world.set(&[main(&[("affinity-canary-behavior", behavior)]), second("100")]);
+        assert_eq!(asked(&world, "Cookie", &cookie).await, service, "{behavior}");
+    }
+}

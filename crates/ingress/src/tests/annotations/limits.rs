@@ -15,16 +15,18 @@ async fn limit_rps_and_limit_burst_multiplier() {
 }
 
 #[tokio::test]
-async fn limit_rpm_and_limit_whitelist() {
-    let world_of = |free: &'static str| async move {
-        world(&[("limit-rpm", "1"), ("limit-burst-multiplier", "1"), ("limit-whitelist", free)]).await
+async fn limit_rpm_limit_whitelist_and_limit_allowlist() {
+    let world_of = |name: &'static str, free: &'static str| async move {
+        world(&[("limit-rpm", "1"), ("limit-burst-multiplier", "1"), (name, free)]).await
     };
-    let counted = world_of("10.0.0.0/8").await;
+    let counted = world_of("limit-whitelist", "10.0.0.0/8").await;
     let codes = [counted.get("/").await.status, counted.get("/").await.status, counted.get("/").await.status];
     assert_eq!(codes, [200, 200, 503]);
-    let free = world_of("127.0.0.0/8").await;
-    for _ in 0..5 {
-        assert_eq!(free.get("/").await.status, 200);
+    for name in ["limit-whitelist", "limit-allowlist"] {
+        let free = world_of(name, "127.0.0.0/8").await;
+        for _ in 0..5 {
+            assert_eq!(free.get("/").await.status, 200, "{name}");
+        }
     }
 }
 

@@ -27,6 +27,7 @@ use super::harness::{
     with,
 };
 use super::protocols::canned;
+use crate::annotations::{Support, known};
 
 async fn world(pairs: &[(&str, &str)]) -> World {
     let world = World::start(&[annotated(pairs)]).await;
@@ -41,4 +42,26 @@ fn redirects(answer: &Answer, code: u16, to: &str) {
 
 fn tls_of(host: &str) -> Value {
     json!({"rules": [rule(host, &[path("/", "Prefix", "a")])], "tls": [{"hosts": [host]}]})
+}
+
+#[test]
+fn each_annotation_that_is_honoured_is_set_by_a_test_over_connections() {
+    let tests = [
+        include_str!("access.rs"),
+        include_str!("answers.rs"),
+        include_str!("balancing.rs"),
+        include_str!("canary.rs"),
+        include_str!("client_tls.rs"),
+        include_str!("cors.rs"),
+        include_str!("limits.rs"),
+        include_str!("routing.rs"),
+        include_str!("upstream.rs"),
+        include_str!("../protocols.rs"),
+        include_str!("../settings.rs"),
+    ]
+    .concat();
+    for annotation in known().filter(|a| matches!(a.support, Support::Honoured | Support::Differs(_))) {
+        let name = annotation.name;
+        assert!(tests.contains(&format!("\"{name}\"")), "{name} is set by no test");
+    }
 }

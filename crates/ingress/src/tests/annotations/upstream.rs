@@ -132,3 +132,25 @@ async fn service_upstream() {
     let addresses: Vec<String> = location.backend.addresses().map(ToString::to_string).collect();
     assert_eq!(addresses, ["127.0.0.1:8080"], "the Service's own address and port");
 }
+
+#[tokio::test]
+async fn proxy_send_timeout_and_proxy_read_timeout_of_a_silent_tunnel() {
+    let listener = loopback().await;
+    let mut world = world(&[("proxy-send-timeout", "1"), ("proxy-read-timeout", "1")]).await;
+    let address = listener.local_addr().unwrap();
+    world.change(|objects| service(objects, "a", &[address]));
+    let held = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut some = [0; 4096];
+        let _ = stream.read(&mut some).await;
+        let answer = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: mine\r\nConnection: upgrade\r\n\r\n";
+        stream.write_all(answer).await.unwrap();
+        stream.read(&mut some).await
+    });
+    let start = Instant::now();
+    // The defaults are a minute: longer than this waits for an end.
+    let answer =
+        world.raw(b"GET / HTTP/1.1\r\nHost: h\r\nUpgrade: mine\r\nConnection: upgrade\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 101 ") && start.elapsed() >= Duration::from_secs(1), "{answer}");
+    drop(held.await.unwrap());
+}
