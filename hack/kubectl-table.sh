@@ -304,8 +304,12 @@ streams() {
 nodes() {
   local node
   node=$(k get nodes -o 'jsonpath={.items[0].metadata.name}')
+  # kubectl writes the list of taints whole, so that of two at the same time one would be lost.
+  exec 9>"$work/taints"
+  flock 9
   run 'taint' 'tainted|modified' k taint node "$node" "test/$v=x:PreferNoSchedule"
   run 'taint: removed' 'untainted|modified' k taint node "$node" "test/$v-"
+  exec 9>&-
   # Cordoning would stop the others who run at the same time.
   run 'cordon --dry-run, drain --dry-run' 'drained \((server )?dry run' k drain "$node" --dry-run=client --ignore-daemonsets --force --delete-emptydir-data
   run 'certificate approve' 'approved' approved
