@@ -104,7 +104,8 @@ fn enough_at_any_time_leaves_nothing(user: &User) {
 fn keys_of_a_terminal_go_on_and_end_it(user: &User) {
     let mut command = user.command("script", "--quiet --return --command");
     command.arg(format!("{SKIFF} tutorial services --brief")).arg("/dev/null");
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let (mut keys, mut screen) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
     let (mut seen, mut buffer) = (String::new(), [0; 4096]);
     let mut pressed = 0;
