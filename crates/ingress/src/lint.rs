@@ -6,10 +6,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::api::networking::v1::{HTTPIngressPath, Ingress};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Serialize;
 
 use crate::annotations::{PREFIX, Policy, Support, find};
+use crate::certificates;
 use crate::table::pattern;
 
 /// What is said of something.
@@ -71,15 +74,16 @@ impl Report {
     }
 }
 
-/// Reads Ingresses together: some of what they do, they do to each other.
-pub fn lint(ingresses: &[Ingress]) -> Vec<Report> {
+/// Reads Ingresses together: some of what they do, they do to each other. Of Secrets, those that they name and that are
+/// given are looked at.
+pub fn lint(ingresses: &[Ingress], secrets: &[Secret]) -> Vec<Report> {
     let mut by_host: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for ingress in ingresses.iter().filter(|i| policy(i).routing.regex) {
         for host in hosts(ingress) {
             by_host.entry(host).or_default().insert(name(ingress));
         }
     }
-    ingresses.iter().map(|ingress| report(ingress, &by_host)).collect()
+    ingresses.iter().map(|ingress| report(ingress, &by_host, secrets)).collect()
 }
 
 fn policy(ingress: &Ingress) -> Policy {
@@ -96,7 +100,7 @@ fn hosts(ingress: &Ingress) -> Vec<String> {
     rules.map(|rule| rule.host.clone().unwrap_or_default().to_ascii_lowercase()).collect()
 }
 
-fn report(ingress: &Ingress, regex: &BTreeMap<String, BTreeSet<String>>) -> Report {
+fn report(ingress: &Ingress, regex: &BTreeMap<String, BTreeSet<String>>, secrets: &[Secret]) -> Report {
     let mut findings = Vec::new();
     for (key, value) in ingress.metadata.annotations.iter().flatten() {
         if let Some(short) = key.strip_prefix(PREFIX) {
@@ -104,6 +108,7 @@ fn report(ingress: &Ingress, regex: &BTreeMap<String, BTreeSet<String>>) -> Repo
         }
     }
     leans(ingress, regex, &mut findings);
+    shown(ingress, secrets, &mut findings);
     findings.sort_by(|a, b| (a.verdict, &a.subject).cmp(&(b.verdict, &b.subject)));
     Report { ingress: name(ingress), findings }
 }
@@ -179,6 +184,33 @@ fn leans(ingress: &Ingress, regex: &BTreeMap<String, BTreeSet<String>>, out: &mu
     }
 }
 
+/// Certificates that cannot be shown to whom they are meant for.
+fn shown(ingress: &Ingress, secrets: &[Secret], out: &mut Vec<Finding>) {
+    const INSTEAD: &str = "the default certificate is shown instead";
+    let namespace = |meta: &ObjectMeta| meta.namespace.clone().unwrap_or_else(|| "default".into());
+    for tls in ingress.spec.iter().flat_map(|spec| spec.tls.iter().flatten()) {
+        let is_it = |secret: &&Secret| {
+            let same = namespace(&secret.metadata) == namespace(&ingress.metadata);
+            same && tls.secret_name.is_some() && secret.metadata.name == tls.secret_name
+        };
+        let Some(secret) = secrets.iter().find(is_it) else { continue };
+        let name = secret.metadata.name.as_deref().unwrap_or_default();
+        let mut say = |subject: &str, why: String| {
+            let why = format!("Secret {name:?}: {why}; {INSTEAD}");
+            out.push(Finding { verdict: Verdict::Refused, subject: subject.to_owned(), why });
+        };
+        let own = tls.hosts.clone().filter(|named| !named.is_empty()).unwrap_or_else(|| hosts(ingress));
+        match certificates::read(secret) {
+            Err(why) => say("tls", why),
+            Ok(certificate) => {
+                for host in own.iter().filter(|host| !certificates::names(&certificate, host)) {
+                    say(host, format!("its certificate does not name {host:?}"));
+                }
+            }
+        }
+    }
+}
+
 /// An expression is a beginning, and has no case.
 fn loose(path: &HTTPIngressPath, text: &str) -> Option<String> {
     if text.ends_with('$') || text == "/" || text.ends_with("(.*)") && path.path_type != "Exact" {
@@ -239,7 +271,7 @@ mod tests {
     fn annotations_have_their_verdict() {
         let of = |short: &str, value: &str| {
             let annotations = json!({ format!("{PREFIX}{short}"): value });
-            let reports = lint(&[ingress("x", annotations, &[("/", "Prefix")])]);
+            let reports = lint(&[ingress("x", annotations, &[("/", "Prefix")])], &[]);
             (reports[0].findings[0].verdict, reports[0].findings[0].why.clone(), reports[0].fails())
         };
         assert_eq!(of("enable-cors", "true"), (Verdict::Honoured, String::new(), false));
@@ -256,7 +288,7 @@ mod tests {
         let rewriting =
             ingress("x", json!({format!("{PREFIX}rewrite-target"): "/$1"}), &[("/api", "Prefix")]);
         let plain = ingress("y", json!({}), &[("/plain", "Exact"), ("/a/", "Exact"), ("/b//c", "Prefix")]);
-        let reports = lint(&[rewriting, plain.clone()]);
+        let reports = lint(&[rewriting, plain.clone()], &[]);
         let first = said(&reports[0]).join("\n");
         assert!(
             first.contains("switches expressions on for every path") && first.contains("/APIx matches"),
@@ -264,8 +296,36 @@ mod tests {
         );
         let second = said(&reports[1]).join("\n");
         assert!(second.contains("Ingress ns/x switches expressions on for this host"), "{second}");
-        let alone = said(&lint(&[plain])[0]).join("\n");
+        let alone = said(&lint(&[plain], &[])[0]).join("\n");
         assert!(alone.contains("/a is answered with 404, where ingress-nginx redirects"), "{alone}");
         assert!(alone.contains("h/b//c: matches nothing"), "{alone}");
+    }
+
+    #[test]
+    fn certificates_that_are_given_are_looked_at() {
+        let made = rcgen::generate_simple_self_signed(["a.example".to_owned()]).unwrap();
+        let data = [("tls.crt", made.cert.pem()), ("tls.key", made.signing_key.serialize_pem())];
+        let secret = |name: &str, data: &[(&str, String)]| {
+            let data =
+                data.iter().map(|(k, v)| ((*k).to_owned(), k8s_openapi::ByteString(v.clone().into_bytes())));
+            let mut secret = Secret { data: Some(data.collect()), ..Secret::default() };
+            (secret.metadata.namespace, secret.metadata.name) = (Some("ns".into()), Some(name.into()));
+            secret
+        };
+        let mut secured = ingress("x", json!({}), &[("/", "Prefix")]);
+        secured.spec.as_mut().unwrap().tls = serde_json::from_value(json!([
+            {"hosts": ["a.example", "b.example"], "secretName": "good"},
+            {"hosts": ["c.example"], "secretName": "empty"},
+            {"hosts": ["d.example"], "secretName": "elsewhere"},
+        ]))
+        .unwrap();
+        let reports = lint(&[secured], &[secret("good", &data), secret("empty", &[])]);
+        assert_eq!(
+            said(&reports[0]),
+            [
+                "refused b.example: Secret \"good\": its certificate does not name \"b.example\"; the default certificate is shown instead",
+                "refused tls: Secret \"empty\": has no tls.crt; the default certificate is shown instead",
+            ]
+        );
     }
 }

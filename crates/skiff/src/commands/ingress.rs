@@ -7,8 +7,10 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use ingress::lint::{Report, lint};
+use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::api::networking::v1::Ingress as Object;
 use kube::Api;
+use kube::api::ListParams;
 use serde_json::Value;
 
 use super::api;
@@ -36,22 +38,32 @@ pub struct Options {
 /// Does what is asked.
 pub fn run(profile: &str, command: &Ingress) -> anyhow::Result<ExitCode> {
     let Ingress::Lint(options) = command;
-    let ingresses =
-        if options.filename.is_empty() { of_cluster(profile)? } else { of_files(&options.filename)? };
-    let reports = lint(&ingresses);
+    let found = if options.filename.is_empty() { of_cluster(profile)? } else { of_files(&options.filename)? };
+    let reports = lint(&found.ingresses, &found.secrets);
     options.print.print(&reports, |reports| text(reports))?;
     Ok(if reports.iter().any(Report::fails) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-fn of_cluster(profile: &str) -> anyhow::Result<Vec<Object>> {
+/// What is looked at: Ingresses, and the Secrets that they may name.
+#[derive(Debug, Default)]
+struct Found {
+    ingresses: Vec<Object>,
+    secrets: Vec<Secret>,
+}
+
+fn of_cluster(profile: &str) -> anyhow::Result<Found> {
     api::with_client(profile, async |client| {
-        let list = Api::<Object>::all(client).list(&kube::api::ListParams::default()).await;
-        Ok(list.map_err(|error| api::said(profile, error)).context("list Ingresses")?.items)
+        let list = Api::<Object>::all(client.clone()).list(&ListParams::default()).await;
+        let ingresses = list.map_err(|error| api::said(profile, error)).context("list Ingresses")?.items;
+        let certificates = ListParams::default().fields("type=kubernetes.io/tls");
+        let list = Api::<Secret>::all(client).list(&certificates).await;
+        let secrets = list.map_err(|error| api::said(profile, error)).context("list Secrets")?.items;
+        Ok(Found { ingresses, secrets })
     })
 }
 
-fn of_files(files: &[PathBuf]) -> anyhow::Result<Vec<Object>> {
-    let mut all = Vec::new();
+fn of_files(files: &[PathBuf]) -> anyhow::Result<Found> {
+    let mut all = Found::default();
     for file in files {
         let shown = file.display();
         let text = match file.as_os_str() == "-" {
@@ -71,14 +83,20 @@ fn of_files(files: &[PathBuf]) -> anyhow::Result<Vec<Object>> {
     Ok(all)
 }
 
-/// The Ingresses of a manifest, which may be a list; other kinds are not looked at.
-fn take(value: Value, out: &mut Vec<Object>) -> anyhow::Result<()> {
+/// The Ingresses and Secrets of a manifest, which may be a list; other kinds are not looked at.
+fn take(value: Value, out: &mut Found) -> anyhow::Result<()> {
     if let Some(items) = value.get("items").and_then(Value::as_array) {
         return items.iter().try_for_each(|item| take(item.clone(), out));
     }
-    if value["kind"] == "Ingress" {
-        let name = value["metadata"]["name"].as_str().unwrap_or("without a name").to_owned();
-        out.push(serde_json::from_value(value).with_context(|| format!("Ingress {name}"))?);
+    let name = value["metadata"]["name"].as_str().unwrap_or("without a name").to_owned();
+    match value["kind"].as_str() {
+        Some("Ingress") => {
+            out.ingresses.push(serde_json::from_value(value).with_context(|| format!("Ingress {name}"))?)
+        }
+        Some("Secret") => {
+            out.secrets.push(serde_json::from_value(value).with_context(|| format!("Secret {name}"))?);
+        }
+        _ => {}
     }
     Ok(())
 }
@@ -120,6 +138,11 @@ apiVersion: v1
 kind: Service
 metadata: {name: web}
 ---
+apiVersion: v1
+kind: Secret
+metadata: {name: web}
+data: {tls.crt: \"\"}
+---
 apiVersion: networking.k8s.io/v1
 kind: Ingress
 metadata:
@@ -131,7 +154,9 @@ spec:
   defaultBackend: {service: {name: web, port: {number: 80}}}
 ";
         std::fs::write(&file, manifests).unwrap();
-        let reports = lint(&of_files(&[file]).unwrap());
+        let found = of_files(&[file]).unwrap();
+        assert_eq!((found.ingresses.len(), found.secrets.len()), (1, 1));
+        let reports = lint(&found.ingresses, &found.secrets);
         let shown = text(&reports);
         assert!(shown.starts_with("default/web\n  refused   server-snippet: is not supported: "), "{shown}");
         assert!(shown.contains("  honoured  enable-cors\n"), "{shown}");
