@@ -86,16 +86,25 @@ async fn changes(client: &Client, figures: &mut Figures) -> anyhow::Result<()> {
     let flows = netpol::Flows::default();
     let config =
         netpol::Config { node_name: NODE.to_owned(), node_ips: Vec::new(), arrivals, flows, speaks: false };
-    let beside = beside.run(|client, stop| async { Ok(netpol::run(client, config, stop).await?) });
-    kernel.settled(Duration::from_secs(2)).await?;
+    let mut running = None;
+    let start = async {
+        let enforce = |client, stop| async { Ok(netpol::run(client, config, stop).await?) };
+        running = Some(beside.run(enforce));
+        Ok::<_, kube::Error>(())
+    };
+    kernel.until_changed(start).await?;
+    kernel.settled(Duration::from_secs(1)).await?;
 
     let mut report = |what: &str, mut times: Vec<Duration>| {
         let what = format!("API write to kernel: {what}, p99");
         figures.add(&what, "ms", percentile(&mut times, 0.99), TARGET);
     };
-    report("a policy comes or goes", each(&mut kernel, |round| toggle(client.clone(), round)).await?);
-    report("a Pod's label", each(&mut kernel, |round| relabel(client.clone(), round)).await?);
-    report("a namespace's label", each(&mut kernel, |round| rename_team(client.clone(), round)).await?);
+    let what = "a policy comes or goes";
+    report(what, each(what, &mut kernel, |round| toggle(client.clone(), round)).await?);
+    let what = "a Pod's label";
+    report(what, each(what, &mut kernel, |round| relabel(client.clone(), round)).await?);
+    let what = "a namespace's label";
+    report(what, each(what, &mut kernel, |round| rename_team(client.clone(), round)).await?);
 
     let mut beat = tokio::time::interval(BEAT);
     let mut last = Instant::now();
@@ -107,16 +116,17 @@ async fn changes(client: &Client, figures: &mut Figures) -> anyhow::Result<()> {
     let lag = kernel.settled(Duration::from_millis(500)).await?.saturating_duration_since(last);
     report("the last of 500 policies, 100 a second", vec![lag]);
     kernel.end()?;
-    beside.end()
+    running.map_or(Ok(()), Beside::end)
 }
 
-async fn each<F>(kernel: &mut Watched, change: impl Fn(u32) -> F) -> anyhow::Result<Vec<Duration>>
+async fn each<F>(what: &str, kernel: &mut Watched, change: impl Fn(u32) -> F) -> anyhow::Result<Vec<Duration>>
 where
     F: Future<Output = kube::Result<()>>,
 {
     let mut times = Vec::new();
     for round in 0..CHANGES {
-        times.push(kernel.until_changed(change(round)).await?);
+        let took = kernel.until_changed(change(round)).await;
+        times.push(took.with_context(|| format!("{what}: change {round}"))?);
     }
     Ok(times)
 }
