@@ -26,7 +26,9 @@ const SERVICES: usize = 10_000;
 const PER_NAMESPACE: usize = 100;
 /// Outside names that are asked for again and again.
 const OUTSIDE: usize = 1000;
-const UNBOUND: &str = "127.0.0.2";
+/// Ports of ours and of the peer: ours takes all addresses.
+const OURS: u16 = 53;
+const UNBOUND: u16 = 5300;
 /// Half of what one processor is to answer.
 const HALF: usize = 50_000;
 const KINDS: [(&str, &str); 5] = [
@@ -99,34 +101,33 @@ pub async fn measure(skiff: &Path, seconds: u64) -> anyhow::Result<Figures> {
     };
     let inside = file("inside", &names(service_name, SERVICES))?;
     let outside = file("outside", &names(outside_name, OUTSIDE))?;
-    let resolv_conf = file("resolv.conf", &format!("nameserver {UNBOUND}\n"))?;
     let unbound = file("unbound.conf", &unbound_conf())?;
     let peer = pinned("unbound", &["-d", "-c", &unbound])?;
-    let api = serve_api(&resolv_conf).await?;
+    let api = serve_api().await?;
     let kubeconfig = file("config", &kubeconfig(api))?;
     let mut ours = Command::new("taskset");
     ours.args(["-c", "0"]).arg(skiff).arg("dns").env("KUBECONFIG", kubeconfig);
-    let ours = Server(ours.stdout(Stdio::null()).stderr(Stdio::null()).spawn().context("start skiff dns")?);
-    ready().await?;
+    let said = dir.path().join("stderr");
+    let ours = ours.stdout(Stdio::null()).stderr(std::fs::File::create(&said)?);
+    let ours = Server(ours.spawn().context("start skiff dns")?);
+    if let Err(error) = ready().await {
+        let said = std::fs::read_to_string(&said).unwrap_or_default();
+        return Err(error.context(format!("skiff dns says:\n{said}")));
+    }
 
     let mut figures = Figures::default();
-    let run = |server: &str, file: &str, most: Option<usize>| dnsperf(server, file, seconds, most);
+    let run = |port: u16, file: &str, most: Option<usize>| dnsperf(port, file, seconds, most);
     // Each is asked once before, so that both have what is to be cached.
-    for server in ["127.0.0.1", UNBOUND] {
-        dnsperf(server, &outside, 1, None)?;
+    for port in [OURS, UNBOUND] {
+        dnsperf(port, &outside, 1, None)?;
     }
-    let (all, (half, p99)) = (run("127.0.0.1", &inside, None)?.0, run("127.0.0.1", &inside, Some(HALF))?);
+    let (all, (half, p99)) = (run(OURS, &inside, None)?.0, run(OURS, &inside, Some(HALF))?);
     figures.add("DNS: cluster names, one processor", "q/s", all, Some(">= 100000 (CoreDNS: 17700)"));
     figures.beside("unbound", run(UNBOUND, &inside, None)?.0);
     figures.add("DNS: p99 at half of that", "ms", p99, Some("< 1"));
     figures.beside("unbound", run(UNBOUND, &inside, Some(HALF))?.1);
     figures.add("DNS: questions a second at that", "q/s", half, Some("50000"));
-    figures.add(
-        "DNS: cached outside names",
-        "q/s",
-        run("127.0.0.1", &outside, None)?.0,
-        Some("as cluster names"),
-    );
+    figures.add("DNS: cached outside names", "q/s", run(OURS, &outside, None)?.0, Some("as cluster names"));
     figures.beside("unbound", run(UNBOUND, &outside, None)?.0);
     figures.add("DNS: memory with 10000 Services", "MiB", ours.memory()?, Some("<= 20 (CoreDNS: 54)"));
     figures.beside("unbound", peer.memory()?);
@@ -155,9 +156,10 @@ async fn ready() -> anyhow::Result<()> {
 }
 
 /// Questions a second that were answered, and the time below which 99 % of them were, in ms.
-fn dnsperf(server: &str, file: &str, seconds: u64, most: Option<usize>) -> anyhow::Result<(f64, f64)> {
+fn dnsperf(port: u16, file: &str, seconds: u64, most: Option<usize>) -> anyhow::Result<(f64, f64)> {
     let mut command = Command::new("taskset");
-    command.args(["-c", "1", "dnsperf", "-s", server, "-d", file, "-l", &seconds.to_string(), "-c", "16"]);
+    command.args(["-c", "1", "dnsperf", "-s", "127.0.0.1", "-p", &port.to_string(), "-d", file]);
+    command.args(["-l", &seconds.to_string(), "-c", "16"]);
     match most {
         // Every answer is told with its time.
         Some(most) => command.args(["-v", "-Q", &most.to_string()]),
@@ -200,7 +202,7 @@ fn outside_name(i: usize) -> String {
 
 fn unbound_conf() -> String {
     let mut text = format!(
-        "server:\n interface: {UNBOUND}\n do-daemonize: no\n username: \"\"\n chroot: \"\"\n use-syslog: no\n \
+        "server:\n interface: 127.0.0.1@{UNBOUND}\n do-daemonize: no\n username: \"\"\n chroot: \"\"\n use-syslog: no\n \
          pidfile: \"\"\n num-threads: 1\n access-control: 127.0.0.0/8 allow\n module-config: \"iterator\"\n \
          local-zone: \"cluster.local.\" static\n local-zone: \"example.org.\" static\n"
     );
@@ -222,7 +224,7 @@ fn kubeconfig(api: SocketAddr) -> String {
 }
 
 /// What the API server lists: objects as large as those of a real cluster.
-fn lists(resolv_conf: &str) -> HashMap<&'static str, Vec<Value>> {
+fn lists() -> HashMap<&'static str, Vec<Value>> {
     let namespace = |i: usize| format!("ns-{}", i / PER_NAMESPACE);
     let meta = |name: String, i: usize| {
         json!({"name": name, "namespace": namespace(i), "uid": format!("00000000-0000-0000-0000-{i:012}"),
@@ -246,7 +248,7 @@ fn lists(resolv_conf: &str) -> HashMap<&'static str, Vec<Value>> {
             "containers": [{"name": "c", "image": "image"}]},
             "status": {"phase": "Running", "podIP": pod_ip(i), "podIPs": [{"ip": pod_ip(i)}]}})
     };
-    let corefile = dns::addon::corefile("cluster.local", None, Path::new(resolv_conf));
+    let corefile = dns::addon::corefile("cluster.local", None, Path::new(&format!("127.0.0.1:{UNBOUND}")));
     let map =
         json!({"metadata": {"name": "coredns", "namespace": "kube-system"}, "data": {"Corefile": corefile}});
     let namespaces = (0..SERVICES / PER_NAMESPACE).map(|i| json!({"metadata": {"name": format!("ns-{i}")}}));
@@ -256,10 +258,10 @@ fn lists(resolv_conf: &str) -> HashMap<&'static str, Vec<Value>> {
 }
 
 /// An API server that lists page by page, and whose watches say nothing.
-async fn serve_api(resolv_conf: &str) -> anyhow::Result<SocketAddr> {
+async fn serve_api() -> anyhow::Result<SocketAddr> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let addr = listener.local_addr()?;
-    let lists = Arc::new(lists(resolv_conf));
+    let lists = Arc::new(lists());
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             let lists = lists.clone();
