@@ -436,8 +436,7 @@ async fn a_daemon_set_follows_the_nodes_and_rolls() {
 async fn a_job_completes_counts_and_expires() {
     let world = World::start();
     let template = json!({"spec": {"containers": [], "restartPolicy": "Never"}});
-    let spec =
-        json!({"completions": 4, "parallelism": 2, "ttlSecondsAfterFinished": 1, "template": template});
+    let spec = json!({"completions": 4, "parallelism": 2, "template": template});
     world.create::<Job>(json!({"metadata": {"name": "work"}, "spec": spec})).await;
     eventually("the job is complete", || async {
         for pod in world.list::<Pod>().await {
@@ -457,6 +456,8 @@ async fn a_job_completes_counts_and_expires() {
     })
     .await;
     assert_eq!(world.list::<Pod>().await.len(), 4);
+    // Only now: a job that may expire meanwhile could be gone before it was seen.
+    world.patch::<Job>("work", json!({"spec": {"ttlSecondsAfterFinished": 1}})).await;
     eventually("job and pods expire", || async {
         world.list::<Job>().await.is_empty() && world.list::<Pod>().await.is_empty()
     })
