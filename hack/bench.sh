@@ -8,6 +8,7 @@ if [ "$(id -u)" != 0 ]; then
   echo "benchmarks start clusters and need root; run: sudo make bench" >&2
   exit 1
 fi
+command -v wrk >/dev/null 2>&1 || echo "no wrk to ask with; install it: apt-get install wrk" >&2
 command -v etcd >/dev/null 2>&1 || echo "no etcd to compare with; install it: apt-get install etcd-server" >&2
 cargo build --release --package bench
 bench=$(dirname "$skiff")/bench
