@@ -256,7 +256,10 @@ async fn follow<K>(
     while let Some(event) = events.next().await {
         match event {
             Ok(event) => {
-                delay = FIRST_RETRY;
+                // A list that only begins says nothing of the server yet.
+                if !matches!(event, watcher::Event::Init) {
+                    delay = FIRST_RETRY;
+                }
                 // Who wrote which field is of no use to a component and often half of an object's size.
                 match event.modify(|object| object.meta_mut().managed_fields = None) {
                     watcher::Event::Init => listing.clear(),
@@ -343,6 +346,18 @@ mod tests {
         assert_eq!(informer.list_in("ns").iter().map(|m| m.name_any()).collect::<Vec<_>>(), ["a", "c"]);
         assert!(informer.list_in("n").is_empty() && informer.list_in("nsx").is_empty());
         assert!(informer.has_seen("4") && !informer.has_seen("5"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_is_away_is_asked_ever_less_often() {
+        let failed = || watcher::Error::NoResourceVersion;
+        let events = futures::stream::iter((0..10).flat_map(|_| [Ok(Event::<ConfigMap>::Init), Err(failed())]));
+        let began = tokio::time::Instant::now();
+        let shared = Shared { objects: BTreeMap::new(), subscribers: Vec::new(), revision: 0 };
+        follow(events, Arc::new(RwLock::new(shared)), watch::channel(false).0).await;
+        // 50 ms doubled to 5 s at most.
+        let all: u64 = [50, 100, 200, 400, 800, 1600, 3200, 5000, 5000, 5000].iter().sum();
+        assert_eq!(began.elapsed(), Duration::from_millis(all));
     }
 
     #[tokio::test]

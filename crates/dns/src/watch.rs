@@ -127,7 +127,10 @@ async fn follow<K: Source>(
                 continue;
             }
         };
-        delay = FIRST_RETRY;
+        // A list that only begins says nothing of the server yet.
+        if !matches!(event, Event::Init) {
+            delay = FIRST_RETRY;
+        }
         match event {
             Event::Init => listed = HashSet::new(),
             Event::InitApply(object) => {
