@@ -25,4 +25,5 @@ trap 'for p in benchrun benchuser; do "$skiff" -p "$p" delete >/dev/null 2>&1 ||
 "$bench" ingress
 "$bench" services
 "$bench" policy
+"$bench" dns-live
 hack/figures.py

@@ -56,6 +56,11 @@ impl Beside {
         self
     }
 
+    /// Runs this in the component's network namespace.
+    pub fn within<R: Send>(&self, body: impl FnOnce() -> R + Send) -> R {
+        self.netns.within(body)
+    }
+
     /// Ends the component.
     pub fn end(self) -> anyhow::Result<()> {
         self.stop.cancel();

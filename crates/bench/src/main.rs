@@ -7,6 +7,7 @@ mod api;
 mod beside;
 mod cluster;
 mod dns;
+mod dns_live;
 mod etcd;
 mod figures;
 mod ingress;
@@ -70,6 +71,8 @@ enum Command {
         #[arg(long)]
         seconds: u64,
     },
+    /// Cluster DNS: from the API write to the answer that says so. Uses the current context.
+    DnsLive,
     /// Network policies: building rules, explaining, what packets pay, and from the API write to the kernel. Uses the current
     /// context.
     Policy,
@@ -117,6 +120,7 @@ fn main() -> anyhow::Result<()> {
         Command::DnsInside { skiff, seconds } => {
             runtime.block_on(dns::measure(&skiff, seconds))?.report(&cli.out, "dns")
         }
+        Command::DnsLive => runtime.block_on(dns_live::measure())?.report(&cli.out, "dns-live"),
         Command::Policy => runtime.block_on(policy::measure())?.report(&cli.out, "policy"),
         Command::Api { seconds } => runtime.block_on(api::measure(seconds))?.report(&cli.out, "api"),
     }

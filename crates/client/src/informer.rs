@@ -351,7 +351,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_server_that_is_away_is_asked_ever_less_often() {
         let failed = || watcher::Error::NoResourceVersion;
-        let events = futures::stream::iter((0..10).flat_map(|_| [Ok(Event::<ConfigMap>::Init), Err(failed())]));
+        let events =
+            futures::stream::iter((0..10).flat_map(|_| [Ok(Event::<ConfigMap>::Init), Err(failed())]));
         let began = tokio::time::Instant::now();
         let shared = Shared { objects: BTreeMap::new(), subscribers: Vec::new(), revision: 0 };
         follow(events, Arc::new(RwLock::new(shared)), watch::channel(false).0).await;
