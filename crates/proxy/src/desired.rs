@@ -21,9 +21,9 @@ use crate::model::{
 };
 
 /// Services with this label belong to another proxy.
-const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
+pub(crate) const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
 /// Services with this label have no proxy at all.
-const HEADLESS: &str = "service.kubernetes.io/headless";
+pub(crate) const HEADLESS: &str = "service.kubernetes.io/headless";
 /// Upstream's default of three hours.
 const AFFINITY_SECONDS: u32 = 10800;
 

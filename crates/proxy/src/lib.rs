@@ -17,11 +17,13 @@ pub mod announce;
 pub mod desired;
 pub mod health;
 pub mod layout;
+mod memory;
 mod metrics;
 pub mod model;
 mod run;
 mod stale;
 pub mod sync;
+mod trim;
 
 pub use model::{HostPort, Protocol};
 pub use run::{Error, ProxyConfig, run};

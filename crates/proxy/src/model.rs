@@ -1,6 +1,6 @@
 //! What the node should do, without saying how: frontends and where their connections go.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
 use client::ObjectKey;
@@ -151,7 +151,8 @@ impl Owner {
 /// All frontends of the node. Several owners may claim one; the first of them has it until it lets go.
 #[derive(Debug, Clone, Default)]
 pub struct Model {
-    claims: HashMap<Frontend, BTreeMap<Owner, Target>>,
+    /// Ordered by owner. Almost always one, so a list: a tree's node has room for eleven.
+    claims: HashMap<Frontend, Vec<(Owner, Target)>>,
     owned: HashMap<Owner, Vec<Frontend>>,
 }
 
@@ -165,7 +166,7 @@ impl Model {
         }
         for frontend in &before {
             if let Some(claims) = self.claims.get_mut(frontend) {
-                claims.remove(owner);
+                claims.retain(|(other, _)| other != owner);
                 if claims.is_empty() {
                     self.claims.remove(frontend);
                 }
@@ -175,7 +176,11 @@ impl Model {
             self.owned.insert(owner.clone(), targets.iter().map(|(f, _)| *f).collect());
         }
         for (frontend, target) in targets {
-            self.claims.entry(frontend).or_default().entry(owner.clone()).or_insert(target);
+            let claims = self.claims.entry(frontend).or_default();
+            if let Err(at) = claims.binary_search_by(|(other, _)| other.cmp(owner)) {
+                claims.reserve_exact(1);
+                claims.insert(at, (owner.clone(), target));
+            }
         }
         touched.retain(|frontend, was| self.get(frontend) != was.as_ref());
         touched.into_keys().collect()
@@ -183,17 +188,17 @@ impl Model {
 
     /// What a frontend does, if anybody asked for it.
     pub fn get(&self, frontend: &Frontend) -> Option<&Target> {
-        self.claims.get(frontend)?.values().next()
+        self.claims.get(frontend)?.first().map(|(_, target)| target)
     }
 
     /// Who has a frontend.
     pub fn owner(&self, frontend: &Frontend) -> Option<&Owner> {
-        self.claims.get(frontend)?.keys().next()
+        self.claims.get(frontend)?.first().map(|(owner, _)| owner)
     }
 
     /// All frontends with what they do, in no order.
     pub fn iter(&self) -> impl Iterator<Item = (&Frontend, &Target)> {
-        self.claims.iter().filter_map(|(frontend, claims)| Some((frontend, claims.values().next()?)))
+        self.claims.iter().filter_map(|(frontend, claims)| Some((frontend, &claims.first()?.1)))
     }
 
     /// The owners that ask for anything.

@@ -1,12 +1,13 @@
 //! From the API to the kernel: watches wake the loop, one round does all that has changed, one transaction commits it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use client::endpoints::{ZONE, service_of};
 use client::{Change, Informer, InformerGone, ObjectKey, Recorder, Regarding, Retry};
+use futures::TryStreamExt;
 use ipnet::IpNet;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Service};
@@ -14,6 +15,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
 use kube::Api;
 use kube::runtime::watcher;
+use serde::de::DeserializeOwned;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -26,11 +28,12 @@ use crate::metrics::Metrics;
 use crate::model::{Action, Frontend, HostPort, Model, NodeView, Owner, Target};
 use crate::stale::stale_connections;
 use crate::sync::{Kernel, Synced};
+use crate::{memory, trim};
 
 /// The name that Events give us.
 const COMPONENT: &str = "kube-proxy";
 /// On slices: when the change behind this version happened.
-const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
+pub(crate) const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 /// A node that has it is about to be removed.
 const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
 /// Least time between two repairs of what others did to our tables, so that a quarrel does not cost all of the processor.
@@ -86,8 +89,8 @@ pub async fn run(client: kube::Client, config: ProxyConfig, stop: CancellationTo
     let (recorder, recording) = Recorder::new(client.clone(), stop.clone());
     aside.spawn(recording);
     let caches = Caches {
-        services: Informer::start(Api::all(client.clone()), watcher::Config::default()),
-        slices: Informer::start(Api::all(client.clone()), watcher::Config::default()),
+        services: trimmed(Api::all(client.clone()), trim::service),
+        slices: trimmed(Api::all(client.clone()), trim::slice),
         nodes: Informer::start(Api::all(client.clone()), watcher::Config::default()),
         cidrs: Informer::start(Api::all(client), watcher::Config::default()),
     };
@@ -129,6 +132,15 @@ pub async fn run(client: kube::Client, config: ProxyConfig, stop: CancellationTo
         }
         proxy.take(&mut feeds);
     }
+}
+
+/// A cache of objects without the fields that nobody here looks at.
+fn trimmed<K>(api: Api<K>, trim: fn(&mut K)) -> Informer<K>
+where
+    K: kube::Resource + Clone + DeserializeOwned + std::fmt::Debug + Send + Sync + 'static,
+{
+    let events = watcher(api, watcher::Config::default());
+    Informer::from_events(events.map_ok(move |event| event.modify(trim)))
 }
 
 struct Caches {
@@ -184,7 +196,8 @@ struct Proxy {
     speakers: Speakers,
     /// Services with a load balancer, and the addresses of theirs that this node answers for.
     answered: HashMap<Owner, Vec<IpAddr>>,
-    slices: HashMap<ObjectKey, BTreeMap<String, Arc<EndpointSlice>>>,
+    /// By Service, ordered by name; mostly one, so a list.
+    slices: HashMap<ObjectKey, Vec<Arc<EndpointSlice>>>,
     host_ports: Vec<HostPort>,
     view: NodeView,
     model: Model,
@@ -272,7 +285,7 @@ impl Proxy {
         };
         if let Some((old, key)) = old.and_then(|old| Some((old, service_of(old)?))) {
             if let Some(slices) = self.slices.get_mut(&key) {
-                slices.remove(old.metadata.name.as_deref().unwrap_or_default());
+                slices.retain(|slice| slice.metadata.name != old.metadata.name);
                 if slices.is_empty() {
                     self.slices.remove(&key);
                 }
@@ -282,9 +295,15 @@ impl Proxy {
         if let Change::Applied { new, .. } = change
             && let Some(key) = service_of(new)
         {
-            let name = new.metadata.name.clone().unwrap_or_default();
             self.dirty.insert(Owner::service(&key));
-            self.slices.entry(key).or_default().insert(name, new.clone());
+            let slices = self.slices.entry(key).or_default();
+            match slices.binary_search_by(|slice| slice.metadata.name.cmp(&new.metadata.name)) {
+                Ok(at) => slices[at] = new.clone(),
+                Err(at) => {
+                    slices.reserve_exact(1);
+                    slices.insert(at, new.clone());
+                }
+            }
         }
     }
 
@@ -359,7 +378,7 @@ impl Proxy {
         self.checks.remove(&key);
         let Some(service) = self.followed.services.get_key(&key) else { return Vec::new() };
         let slices: Vec<&EndpointSlice> =
-            self.slices.get(&key).into_iter().flatten().map(|(_, slice)| &**slice).collect();
+            self.slices.get(&key).into_iter().flatten().map(|slice| &**slice).collect();
         if let Some(addresses) = self.speakers.addresses(&service, &slices, &self.view.name) {
             self.answered.insert(owner.clone(), addresses);
         }
@@ -428,6 +447,9 @@ impl Proxy {
         }
         tracing::debug!(frontends = changed.len(), "service rules committed");
         self.settled();
+        if synced.whole {
+            memory::give_back();
+        }
         if !std::mem::replace(&mut self.started, true) {
             self.config.synced.send_replace(true);
         }

@@ -60,6 +60,8 @@ impl Slots {
                 hole += 1;
             }
         }
-        Self { slots: slots.into_iter().flatten().collect(), next }
+        let mut slots: Vec<Slot> = slots.into_iter().flatten().collect();
+        slots.shrink_to_fit();
+        Self { slots, next }
     }
 }
