@@ -135,7 +135,8 @@ pub trait Store: Send + Sync + 'static {
     /// [`Error::NotFound`], [`Error::Conflict`].
     async fn delete(&self, key: &str, expected: Option<Revision>) -> Result<Deleted>;
 
-    /// All writes below `prefix` after revision `after` (0 for "from now on").
+    /// All writes after revision `after` (0 for "from now on") below `prefix`, or, if that does not end at a slash, of
+    /// the one key that it is.
     ///
     /// # Errors
     /// [`Error::Compacted`] when history does not reach back so far.

@@ -9,7 +9,7 @@ use parking_lot::RwLock;
 use super::Options;
 use super::history::History;
 use super::log::Contents;
-use super::watch::{Watchers, open_watch};
+use super::watch::{Watchers, covers, open_watch};
 use crate::store::{Event, KeyValue, ListOptions, ListResult, Revision, Watch};
 use crate::{Error, Result};
 
@@ -79,7 +79,7 @@ impl Visible {
         if after > inner.revision {
             return Err(Error::Future { requested: after, newest: inner.revision });
         }
-        let replay = inner.history.after(after)?.filter(|e| e.key().starts_with(prefix));
+        let replay = inner.history.after(after)?.filter(|e| covers(prefix, e.key()));
         let replay = replay.map(|event| Arc::new(event.bare())).collect();
         let progress = inner.revision;
         Ok(open_watch(&mut inner.watchers, prefix, replay, progress, self.options.watch_buffer))

@@ -1,4 +1,5 @@
-//! Watchers by prefix: a write looks up only the prefixes that its key can have, never the list of all watchers.
+//! Watchers by what they watch: a write looks up its key and the prefixes that the key has, never the list of all
+//! watchers. Thousands that watch one object each cost a write nothing.
 
 use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
@@ -12,10 +13,16 @@ use tokio::sync::mpsc;
 use crate::store::{Event, Revision, Watch, WatchSource};
 use crate::{Error, Result};
 
-/// Everyone who watches, by prefix.
+/// Below so many watches nobody looks for those whose readers are gone.
+const FEW: usize = 64;
+
+/// Everyone who watches, by prefix or key.
 #[derive(Debug, Default)]
 pub struct Watchers {
     by_prefix: HashMap<String, Vec<Slot>>,
+    /// Watches at the last look for readers that are gone, and those opened since.
+    live: usize,
+    opened: usize,
     /// The newest revision told, shared with every watch for bookmarks.
     told: Arc<AtomicU64>,
 }
@@ -26,13 +33,14 @@ struct Slot {
 }
 
 impl Watchers {
-    /// Hands the event to each watcher of a prefix of its key. One that is full or gone is dropped: its queue then
-    /// ends, which its reader sees as [`Error::Compacted`].
+    /// Hands the event to each watcher of its key or a prefix of it. One that is full or gone is dropped: its queue
+    /// then ends, which its reader sees as [`Error::Compacted`].
     pub fn tell(&mut self, event: &Arc<Event>) {
         let key: &str = event.key();
         let mut emptied = Vec::new();
-        // Watches are registered at a prefix that ends at a slash, or at the empty one.
-        let ends = std::iter::once(0).chain(key.match_indices('/').map(|(at, _)| at + 1));
+        // Watches are registered at the empty prefix, one that ends at a slash, or a whole key.
+        let slashes = key.match_indices('/').map(|(at, _)| at + 1).filter(|end| *end < key.len());
+        let ends = std::iter::once(0).chain(slashes).chain((!key.is_empty()).then_some(key.len()));
         for prefix in ends.map(|end| &key[..end]) {
             if let Some(slots) = self.by_prefix.get_mut(prefix) {
                 slots.retain(|slot| slot.queue.try_send(event.clone()).is_ok());
@@ -46,6 +54,25 @@ impl Watchers {
         });
         self.told.store(event.revision, Ordering::Release);
     }
+
+    fn add(&mut self, prefix: &str, slot: Slot) {
+        // Nothing may ever be written where a reader is gone: such watches must not gather.
+        if self.opened >= self.live.max(FEW) {
+            self.by_prefix.retain(|_, slots| {
+                slots.retain(|slot| !slot.queue.is_closed());
+                !slots.is_empty()
+            });
+            self.live = self.by_prefix.values().map(Vec::len).sum();
+            self.opened = 0;
+        }
+        self.opened += 1;
+        self.by_prefix.entry(prefix.to_owned()).or_default().push(slot);
+    }
+}
+
+/// Whether a watch of `prefix` is about `key`: a prefix that ends at a slash has all below it, any other is one key.
+pub fn covers(prefix: &str, key: &str) -> bool {
+    if prefix.is_empty() || prefix.ends_with('/') { key.starts_with(prefix) } else { key == prefix }
 }
 
 /// Registers a watch; called under the state's write lock, so that nothing falls between `replay` and the queue.
@@ -57,24 +84,9 @@ pub fn open_watch(
     buffer: usize,
 ) -> Watch {
     let (queue, events) = mpsc::channel(buffer.max(1));
-    let slots = watchers.by_prefix.entry(watch_prefix(prefix)).or_default();
-    slots.retain(|slot| !slot.queue.is_closed());
-    slots.push(Slot { queue });
+    watchers.add(prefix, Slot { queue });
     watchers.told.store(revision, Ordering::Release);
-    let exact = (watch_prefix(prefix) != prefix).then(|| prefix.to_owned());
-    Box::pin(EmbeddedWatch {
-        replay,
-        events,
-        told: watchers.told.clone(),
-        last: revision,
-        exact,
-        ended: false,
-    })
-}
-
-/// The registered prefix: up to the last slash. A watch of `/a/b` is registered at `/a/` and filters for itself.
-fn watch_prefix(prefix: &str) -> String {
-    prefix.rfind('/').map_or("", |at| &prefix[..=at]).to_owned()
+    Box::pin(EmbeddedWatch { replay, events, told: watchers.told.clone(), last: revision, ended: false })
 }
 
 struct EmbeddedWatch {
@@ -82,7 +94,6 @@ struct EmbeddedWatch {
     events: mpsc::Receiver<Arc<Event>>,
     told: Arc<AtomicU64>,
     last: Revision,
-    exact: Option<String>,
     ended: bool,
 }
 
@@ -97,19 +108,15 @@ impl Stream for EmbeddedWatch {
         if this.ended {
             return Poll::Ready(None);
         }
-        loop {
-            match std::task::ready!(this.events.poll_recv(cx)) {
-                Some(event) => {
-                    this.last = event.revision;
-                    if this.exact.as_ref().is_none_or(|prefix| event.key().starts_with(prefix.as_str())) {
-                        return Poll::Ready(Some(Ok(event)));
-                    }
-                }
-                None => {
-                    this.ended = true;
-                    let oldest = this.told.load(Ordering::Acquire);
-                    return Poll::Ready(Some(Err(Error::Compacted { requested: this.last, oldest })));
-                }
+        match std::task::ready!(this.events.poll_recv(cx)) {
+            Some(event) => {
+                this.last = event.revision;
+                Poll::Ready(Some(Ok(event)))
+            }
+            None => {
+                this.ended = true;
+                let oldest = this.told.load(Ordering::Acquire);
+                Poll::Ready(Some(Err(Error::Compacted { requested: this.last, oldest })))
             }
         }
     }
@@ -120,5 +127,58 @@ impl WatchSource for EmbeddedWatch {
         // `told` is read first: what was told up to there is either read already or still in the queue.
         let told = self.told.load(Ordering::Acquire);
         (self.replay.is_empty() && self.events.is_empty() && !self.events.is_closed()).then_some(told)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use futures::{FutureExt as _, StreamExt as _};
+
+    use super::*;
+    use crate::store::KeyValue;
+
+    fn event(key: &str, revision: Revision) -> Arc<Event> {
+        let kv = KeyValue {
+            key: key.into(),
+            value: Default::default(),
+            create_revision: revision,
+            mod_revision: revision,
+        };
+        let memo = std::sync::OnceLock::new();
+        Arc::new(Event { revision, current: Some(kv), previous: None, memo })
+    }
+
+    fn seen(watch: &mut Watch) -> Vec<Revision> {
+        std::iter::from_fn(|| watch.next().now_or_never().flatten().map(|e| e.unwrap().revision)).collect()
+    }
+
+    #[test]
+    fn a_write_reaches_those_of_its_key_and_its_prefixes_alone() {
+        let mut watchers = Watchers::default();
+        let prefixes = ["", "/a/", "/a/b", "/a/b/", "/a/bc", "/c/"];
+        let mut watches = prefixes.map(|p| open_watch(&mut watchers, p, VecDeque::new(), 0, 8));
+        let keys = ["/a/b", "/a/bc", "/a/b/d", "/c/"];
+        for (revision, key) in (1..).zip(keys) {
+            watchers.tell(&event(key, revision));
+        }
+        for (prefix, watch) in prefixes.iter().zip(&mut watches) {
+            let due: Vec<Revision> =
+                (1..).zip(keys).filter(|(_, key)| covers(prefix, key)).map(|(r, _)| r).collect();
+            assert_eq!(seen(watch), due, "{prefix:?}");
+            assert_eq!(watch.progress(), Some(4));
+        }
+    }
+
+    #[test]
+    fn watches_of_readers_that_are_gone_do_not_gather() {
+        let mut watchers = Watchers::default();
+        let mut kept = open_watch(&mut watchers, "/a/kept", VecDeque::new(), 0, 1);
+        for i in 0..10 * FEW {
+            drop(open_watch(&mut watchers, &format!("/a/{i}"), VecDeque::new(), 0, 1));
+        }
+        assert!(watchers.by_prefix.len() <= FEW + 1, "{}", watchers.by_prefix.len());
+        watchers.tell(&event("/a/kept", 1));
+        assert_eq!(seen(&mut kept), [1]);
     }
 }
