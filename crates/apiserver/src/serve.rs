@@ -20,7 +20,7 @@ use crate::server::ApiServer;
 
 /// A client that does not finish its TLS handshake or its request head in time is dropped.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// What is written between two flushes goes out in pieces of this size.
+/// What is written between two flushes goes out in pieces of this size: as much as a TLS record holds.
 const BUFFER: usize = 16 << 10;
 /// How long running requests may take after the stop.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -66,13 +66,13 @@ impl ApiServer {
 
     async fn connection(self: Arc<Self>, stream: TcpStream, acceptor: TlsAcceptor, stop: CancellationToken) {
         let _ = stream.set_nodelay(true);
-        // HTTP/2 writes a frame at a time and flushes when it has no more: without this each frame of each watch is a
-        // system call of its own.
-        let stream = BufWriter::with_capacity(BUFFER, stream);
         let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await else { return };
         let peer = stream.get_ref().1.peer_certificates().map(|chain| {
             PeerCertificates(chain.iter().map(|c| c.clone().into_owned()).collect::<Vec<_>>().into())
         });
+        // HTTP/2 writes a frame at a time and flushes when it has no more: without this each frame of each watch is a
+        // TLS record and a system call of its own, here and at the reader.
+        let stream = BufWriter::with_capacity(BUFFER, stream);
         let service = service_fn(move |request: Request<Incoming>| {
             let api = self.clone();
             let mut request = request.map(|body| body.map_err(Into::into).boxed_unsync());
