@@ -21,9 +21,10 @@ trap 'for p in benchrun benchuser; do "$skiff" -p "$p" delete >/dev/null 2>&1 ||
 "$bench" user "$skiff" "$images"
 "$skiff" -p benchrun start
 "$bench" pods
-"$bench" api
+"$bench" api --server "$(cat /run/skiff/benchrun/daemon.lock)"
 "$bench" ingress
 "$bench" services
 "$bench" policy
+"$bench" policy-live
 "$bench" dns-live
 hack/figures.py

@@ -1,4 +1,6 @@
-//! Durable creates per second with 32 clients, and how soon 1,000 watchers see a write.
+//! Durable creates per second with 32 clients, how soon 1,000 watchers see a write, and what one core serves.
+
+mod load;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,18 +23,18 @@ const WRITES: usize = 100;
 const NAMESPACE: &str = "bench-api";
 
 /// Measures and cleans up.
-pub async fn measure(seconds: u64) -> anyhow::Result<Figures> {
+pub async fn measure(seconds: u64, server: Option<u32>) -> anyhow::Result<Figures> {
     let time = Duration::from_secs(seconds.clamp(1, 60));
     let client = Client::try_default().await.context("connect to the cluster of the current context")?;
     let namespaces: Api<Namespace> = Api::all(client.clone());
     let metadata = ObjectMeta { name: Some(NAMESPACE.into()), ..ObjectMeta::default() };
     namespaces.create(&PostParams::default(), &Namespace { metadata, ..Namespace::default() }).await?;
-    let outcome = run(&client, time).await;
+    let outcome = run(&client, time, server).await;
     namespaces.delete(NAMESPACE, &DeleteParams::background()).await?;
     outcome
 }
 
-async fn run(client: &Client, time: Duration) -> anyhow::Result<Figures> {
+async fn run(client: &Client, time: Duration, server: Option<u32>) -> anyhow::Result<Figures> {
     let mut figures = Figures::default();
     let (rate, mut times) = creates(time).await?;
     figures.add("durable creates, 32 clients", "/s", rate, Some(">= 5000"));
@@ -51,6 +53,9 @@ async fn run(client: &Client, time: Duration) -> anyhow::Result<Figures> {
     let mut seen = watches(client).await?;
     figures.add("write seen by 1,000 watchers, p50", "ms", percentile(&mut seen, 0.5), None);
     figures.add("write seen by 1,000 watchers, p99", "ms", percentile(&mut seen, 0.99), Some("<= 20"));
+    if let Some(server) = server {
+        load::measure(client, time, server, &mut figures).await?;
+    }
     Ok(figures)
 }
 

@@ -73,14 +73,18 @@ enum Command {
     },
     /// Cluster DNS: from the API write to the answer that says so. Uses the current context.
     DnsLive,
-    /// Network policies: building rules, explaining, what packets pay, and from the API write to the kernel. Uses the current
-    /// context.
+    /// Network policies: building rules, explaining, and what packets pay. Needs no cluster.
     Policy,
+    /// Network policies: from the API write to the kernel. Uses the current context.
+    PolicyLive,
     /// Creates and watches through the API server, and puts on etcd alone. Uses the current context.
     Api {
         /// Seconds to create for.
         #[arg(long, default_value_t = 5)]
         seconds: u64,
+        /// The server's process, for what one core serves (root): it is held to the first core, the load to the second.
+        #[arg(long)]
+        server: Option<u32>,
     },
     /// The ingress controller beside nginx as a proxy, one worker each. Needs nginx and wrk; no cluster.
     Ingress {
@@ -121,7 +125,10 @@ fn main() -> anyhow::Result<()> {
             runtime.block_on(dns::measure(&skiff, seconds))?.report(&cli.out, "dns")
         }
         Command::DnsLive => runtime.block_on(dns_live::measure())?.report(&cli.out, "dns-live"),
-        Command::Policy => runtime.block_on(policy::measure())?.report(&cli.out, "policy"),
-        Command::Api { seconds } => runtime.block_on(api::measure(seconds))?.report(&cli.out, "api"),
+        Command::Policy => policy::measure()?.report(&cli.out, "policy"),
+        Command::PolicyLive => runtime.block_on(policy::live::measure())?.report(&cli.out, "policy-live"),
+        Command::Api { seconds, server } => {
+            runtime.block_on(api::measure(seconds, server))?.report(&cli.out, "api")
+        }
     }
 }

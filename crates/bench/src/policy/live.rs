@@ -19,15 +19,18 @@ use crate::figures::{Figures, percentile};
 
 const CHANGES: u32 = 100;
 const TARGET: Option<&str> = Some("<= 50");
+/// Longer than the kernel takes to tell of one change.
+const BETWEEN: Duration = Duration::from_millis(30);
 /// Changes of one run without pauses for their effect, and the time between two.
 const STREAM: u32 = 500;
 const BEAT: Duration = Duration::from_millis(10);
 
-pub async fn measure(figures: &mut Figures) -> anyhow::Result<()> {
+/// Measures and cleans up.
+pub async fn measure() -> anyhow::Result<Figures> {
     let client = Client::try_default().await.context("connect to the cluster of the current context")?;
     let outcome = async {
         fill(&client).await?;
-        changes(&client, figures).await
+        changes(&client).await
     };
     let outcome = outcome.await;
     let namespaces: Api<Namespace> = Api::all(client.clone());
@@ -78,7 +81,8 @@ async fn fill(client: &Client) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn changes(client: &Client, figures: &mut Figures) -> anyhow::Result<()> {
+async fn changes(client: &Client) -> anyhow::Result<Figures> {
+    let mut figures = Figures::default();
     let beside = Beside::new(client);
     let mut kernel = beside.kernel(FAMILIES.map(name_of).into()).await?;
     // Kept: without it, no Pod could arrive.
@@ -116,7 +120,8 @@ async fn changes(client: &Client, figures: &mut Figures) -> anyhow::Result<()> {
     let lag = kernel.settled(Duration::from_millis(500)).await?.saturating_duration_since(last);
     report("the last of 500 policies, 100 a second", vec![lag]);
     kernel.end()?;
-    running.map_or(Ok(()), Beside::end)
+    running.map_or(Ok(()), Beside::end)?;
+    Ok(figures)
 }
 
 async fn each<F>(what: &str, kernel: &mut Watched, change: impl Fn(u32) -> F) -> anyhow::Result<Vec<Duration>>
@@ -127,6 +132,8 @@ where
     for round in 0..CHANGES {
         let took = kernel.until_changed(change(round)).await;
         times.push(took.with_context(|| format!("{what}: change {round}"))?);
+        // The kernel tells of one change in several parts; the last ones must not be taken for the next change's.
+        kernel.settled(BETWEEN).await?;
     }
     Ok(times)
 }
