@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use crate::figures::{Figures, percentile};
+use crate::memory;
 
 const SERVICES: usize = 10_000;
 /// Services of one namespace.
@@ -74,12 +75,9 @@ impl Drop for Server {
 }
 
 impl Server {
-    /// Resident memory in MiB.
+    /// Resident memory in MB.
     fn memory(&self) -> anyhow::Result<f64> {
-        let text = std::fs::read_to_string(format!("/proc/{}/status", self.0.id()))?;
-        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
-        let kib: f64 = line.trim().trim_end_matches(" kB").parse()?;
-        Ok(kib / 1024.0)
+        memory::resident(self.0.id())
     }
 }
 
@@ -129,7 +127,7 @@ pub async fn measure(skiff: &Path, seconds: u64) -> anyhow::Result<Figures> {
     figures.add("DNS: questions a second at that", "q/s", half, Some("50000"));
     figures.add("DNS: cached outside names", "q/s", run(OURS, &outside, None)?.0, Some("as cluster names"));
     figures.beside("unbound", run(UNBOUND, &outside, None)?.0);
-    figures.add("DNS: memory with 10000 Services", "MiB", ours.memory()?, Some("<= 20 (CoreDNS: 54)"));
+    figures.add("DNS: memory with 10000 Services", "MB", ours.memory()?, Some("<= 20 (CoreDNS: 54)"));
     figures.beside("unbound", peer.memory()?);
     Ok(figures)
 }

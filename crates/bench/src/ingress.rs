@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::figures::Figures;
+use crate::memory;
 
 const PATHS: usize = 10;
 const CHANGES: usize = 10_000;
@@ -145,10 +146,7 @@ impl Running {
 
     /// Resident memory in MB.
     fn memory(&self) -> anyhow::Result<f64> {
-        let status =
-            std::fs::read_to_string(format!("/proc/{}/status", self.0.id())).context("read the process")?;
-        let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).context("no VmRSS")?;
-        Ok(line.trim().trim_end_matches(" kB").parse::<f64>()? / 1024.0)
+        memory::resident(self.0.id())
     }
 }
 

@@ -12,6 +12,7 @@ mod etcd;
 mod figures;
 mod ingress;
 mod layout;
+mod memory;
 mod pods;
 mod policy;
 mod services;

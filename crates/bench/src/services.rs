@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use crate::beside::{Beside, create};
 use crate::figures::{Figures, percentile};
 use crate::layout;
+use crate::memory;
 use crate::traffic;
 
 const NAMESPACE: &str = "bench-services";
@@ -178,14 +179,6 @@ fn slice(i: u32) -> Value {
         "ports": [{"name": "", "port": 8080, "protocol": "TCP"}]})
 }
 
-/// Resident memory of this process, in MB.
-fn resident() -> anyhow::Result<f64> {
-    let status = std::fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).context("VmRSS")?;
-    let kilobytes: f64 = line.trim().trim_end_matches(" kB").parse()?;
-    Ok(kilobytes * 1024.0 / 1e6)
-}
-
 async fn whole(services: u32, figures: &mut Figures) -> anyhow::Result<()> {
     let client = Client::try_default().await.context("connect to the cluster of the current context")?;
     let namespaces: Api<Namespace> = Api::all(client.clone());
@@ -210,11 +203,10 @@ async fn with_services(client: &Client, services: u32, figures: &mut Figures) ->
     create::<Service>(NAMESPACE, FEW..services, service).await?;
     create::<EndpointSlice>(NAMESPACE, FEW..services, slice).await?;
     // What creating them has left in this process is not the proxy's.
-    // SAFETY: takes no pointer; it locks the allocator's arenas itself.
-    unsafe { libc::malloc_trim(0) };
-    let idle = resident()?;
+    proxy::memory::give_back();
+    let idle = memory::own()?;
     let (running, took) = start(client).await?;
-    let full = resident()?;
+    let full = memory::own()?;
     let ms = took.as_secs_f64() * 1000.0;
     figures.add(&format!("whole proxy, {services} Services from empty"), "ms", ms, Some("<= 2000"));
     figures.add(

@@ -6,12 +6,8 @@
 
 mod common;
 
-use std::collections::BTreeSet;
-
-use common::net::Cluster;
-use common::{Cell, NAMESPACES, Objects, PODS, cells, policy, said};
-use netpol::Desired;
-use netpol::sync::Kernel;
+use common::walk::Walk;
+use common::{NAMESPACES, Objects, PODS, policy};
 use serde_json::{Value, json};
 
 /// Pods by namespace and name.
@@ -30,37 +26,17 @@ fn is(pod: usize, name: &str) -> bool {
     PODS[pod % 3] == name
 }
 
-/// A node that goes from case to case by its differences.
-struct Bench {
-    cluster: Cluster,
-    socket: nft::Socket,
-    kernel: Kernel,
-    cases: u32,
-}
+/// A node that goes from case to case.
+struct Bench(Walk);
 
 impl Bench {
     fn new() -> Self {
-        let cluster = Cluster::new();
-        let socket = cluster.node.within(|| nft::Socket::open().unwrap());
-        Self { cluster, socket, kernel: Kernel::new(), cases: 0 }
+        Self(Walk::new())
     }
 
     /// Holds what is there against what should be: `open` says of each connection whether it is made.
     fn case(&mut self, name: &str, objects: &Objects, open: impl Fn(usize, usize, &str, u16) -> bool) {
-        let expected: BTreeSet<Cell> =
-            cells().filter(|(from, to, p, port)| open(*from, *to, p, *port)).collect();
-        let world = objects.world();
-        let desired = Desired::of(&world);
-        for cell in cells() {
-            let verdict = said(&world, &desired, cell);
-            assert_eq!(verdict.allows(), expected.contains(&cell), "{name}: {cell:?} {verdict:?}");
-        }
-        self.kernel.sync(&mut self.socket, &desired).unwrap();
-        netpol::cut::forbidden(&mut self.socket, self.kernel.held(), &[]).unwrap();
-        let made = self.cluster.made(self.cases, &expected);
-        self.cases += 1;
-        let wrong: Vec<&Cell> = made.symmetric_difference(&expected).collect();
-        assert!(wrong.is_empty(), "{name}: {wrong:?}\n{}", self.kernel.table(nft::Family::Ip));
+        self.0.case(name, objects, |(from, to, p, port)| open(from, to, p, port), |_, _| true);
     }
 
     /// A case of policies alone, each in a namespace.

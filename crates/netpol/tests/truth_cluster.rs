@@ -6,15 +6,12 @@
 
 mod common;
 
-use std::collections::BTreeSet;
-
 use common::dice::Dice;
-use common::net::Cluster;
-use common::{Cell, Objects, PORTS, address, cells, said, tiers};
+use common::walk::Walk;
+use common::{Cell, Objects, PORTS, address, tiers};
+use netpol::Direction;
 use netpol::cluster::{ClusterNetworkPolicy, ClusterPolicy};
-use netpol::sync::Kernel;
-use netpol::verdict::Decision;
-use netpol::{Desired, Direction};
+use netpol::verdict::{Decision, Verdict};
 use serde_json::{Value, json};
 
 const CASES: u32 = 100;
@@ -101,9 +98,7 @@ fn is_founded(decision: &Decision, objects: &Objects, cell: Cell, ingress: bool)
 
 #[test]
 fn tiers_are_asked_in_order_and_the_first_rule_decides() {
-    let cluster = Cluster::new();
-    let mut socket = cluster.node.within(|| nft::Socket::open().unwrap());
-    let mut kernel = Kernel::new();
+    let mut walk = Walk::new();
     let mut dice = Dice::new(0x5eed_0070);
     let (mut open, mut refused, mut decided) = (0, 0, 0);
     for case in 0..CASES {
@@ -111,41 +106,16 @@ fn tiers_are_asked_in_order_and_the_first_rule_decides() {
         let mut objects = Objects::new((0..count).map(|number| dice.policy(number)).collect());
         objects.cluster_policies =
             (0..1 + dice.below(4)).map(|number| Makes(&mut dice).policy(number)).collect();
-        let expected: BTreeSet<Cell> = cells().filter(|cell| tiers::allows(&objects, *cell)).collect();
-        let world = objects.world();
-        let desired = Desired::of(&world);
-        for cell in cells() {
-            let verdict = said(&world, &desired, cell);
-            let context = || {
-                format!(
-                    "case {case} {cell:?} {verdict:?} {:#?} {:#?}",
-                    objects.cluster_policies, objects.policies
-                )
-            };
-            assert_eq!(verdict.allows(), expected.contains(&cell), "{}", context());
-            for direction in Direction::BOTH {
-                let founded =
-                    is_founded(verdict.of(direction), &objects, cell, direction == Direction::Ingress);
-                assert!(founded, "{}", context());
-                decided +=
-                    u32::from(matches!(verdict.of(direction), Decision::Accepted(_) | Decision::Denied(_)));
-            }
-        }
-        kernel.sync(&mut socket, &desired).unwrap();
-        if case == 0 {
-            cluster.node.sh("echo 0 > /proc/sys/net/netfilter/nf_conntrack_tcp_loose");
-        }
-        netpol::cut::forbidden(&mut socket, kernel.held(), &[]).unwrap();
-        let made = cluster.made(case, &expected);
-        let wrong: Vec<&Cell> = made.symmetric_difference(&expected).collect();
-        assert!(
-            wrong.is_empty(),
-            "case {case}: {wrong:?} of {:#?} {:#?}\n{}",
-            objects.cluster_policies,
-            objects.policies,
-            kernel.table(nft::Family::Ip)
-        );
-        (open, refused) = (open + expected.len(), refused + cells().count() - expected.len());
+        let look = |cell, verdict: &Verdict| {
+            Direction::BOTH.into_iter().all(|direction| {
+                let decision = verdict.of(direction);
+                decided += u32::from(matches!(decision, Decision::Accepted(_) | Decision::Denied(_)));
+                is_founded(decision, &objects, cell, direction == Direction::Ingress)
+            })
+        };
+        let allowed = |cell| tiers::allows(&objects, cell);
+        let (made, not) = walk.case(&format!("case {case}"), &objects, allowed, look);
+        (open, refused) = (open + made, refused + not);
     }
     // Tables that decide nothing would prove nothing.
     assert!(

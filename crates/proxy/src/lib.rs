@@ -17,7 +17,7 @@ pub mod announce;
 pub mod desired;
 pub mod health;
 pub mod layout;
-mod memory;
+pub mod memory;
 mod metrics;
 pub mod model;
 mod run;

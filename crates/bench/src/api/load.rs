@@ -16,26 +16,34 @@ use kube::Client;
 use kube::api::{Api, Patch, PatchParams, PostParams, WatchEvent, WatchParams};
 use kube::client::Body;
 use serde_json::json;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 use super::{CLIENTS, NAMESPACE, config_map};
 use crate::figures::{Figures, percentile};
+use crate::memory::resident;
 
 const PODS: usize = 5000;
 const LISTS: usize = 20;
 const WATCHERS: usize = 5000;
+/// A little more than is asked for, so that the end of the last write does not decide.
 const WRITES_A_SECOND: u64 = 1100;
 /// A hundred streams are what one HTTP/2 connection is given.
 const STREAMS: usize = 100;
 
 /// Both processes on a core of their own, until dropped.
-struct Pinned(Vec<u32>);
+struct Pinned {
+    processes: [u32; 2],
+    /// All cores, as a list of ranges.
+    online: String,
+}
 
 impl Pinned {
     fn new(server: u32) -> anyhow::Result<Self> {
-        let pinned = Self(vec![server, std::process::id()]);
-        for (core, pid) in pinned.0.iter().enumerate() {
+        let path = "/sys/devices/system/cpu/online";
+        let online = std::fs::read_to_string(path).with_context(|| format!("read {path}"))?;
+        let pinned = Self { processes: [server, std::process::id()], online: online.trim().to_owned() };
+        for (core, pid) in pinned.processes.iter().enumerate() {
             ensure!(taskset(*pid, &core.to_string()), "hold process {pid} to core {core}: taskset failed");
         }
         Ok(pinned)
@@ -45,8 +53,8 @@ impl Pinned {
 impl Drop for Pinned {
     fn drop(&mut self) {
         // One that has ended needs no cores.
-        for pid in &self.0 {
-            taskset(*pid, "0-1");
+        for pid in self.processes {
+            taskset(pid, &self.online);
         }
     }
 }
@@ -169,16 +177,18 @@ async fn lists(client: &Client) -> anyhow::Result<Vec<Duration>> {
 async fn watches(client: &Client, time: Duration, server: u32) -> anyhow::Result<(Vec<Duration>, f64, f64)> {
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), NAMESPACE);
     let (tx, mut rx) = mpsc::unbounded_channel();
-    let mut watchers = JoinSet::new();
+    let (mut watchers, opened) = (JoinSet::new(), Arc::new(Semaphore::new(0)));
     let from = maps.list_metadata(&Default::default()).await?.metadata.resource_version.unwrap_or_default();
     for c in 0..WATCHERS / STREAMS {
         let client = Client::try_default().await?;
         for i in 0..STREAMS {
             let maps: Api<ConfigMap> = Api::namespaced(client.clone(), NAMESPACE);
             let (tx, from, name) = (tx.clone(), from.clone(), format!("one-{}", c * STREAMS + i));
+            let opened = opened.clone();
             watchers.spawn(async move {
                 let wanted = WatchParams::default().fields(&format!("metadata.name={name}"));
                 let mut events = Box::pin(maps.watch(&wanted, &from).await?);
+                opened.add_permits(1);
                 while let Some(event) = events.try_next().await? {
                     if let WatchEvent::Added(map) | WatchEvent::Modified(map) = event {
                         let value = map.data.and_then(|d| d.get("value")?.parse::<usize>().ok());
@@ -189,7 +199,11 @@ async fn watches(client: &Client, time: Duration, server: u32) -> anyhow::Result
             });
         }
     }
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    let all = tokio::time::timeout(Duration::from_secs(30), opened.acquire_many(WATCHERS as u32)).await;
+    while let Some(ended) = watchers.try_join_next() {
+        ended?.context("a watch ended")?;
+    }
+    ensure!(all.is_ok(), "{} of {WATCHERS} watches opened", opened.available_permits());
     let (written, spent) = writes(client, time).await?;
     let during = resident(server)?;
     let mut seen = Vec::new();
@@ -209,7 +223,7 @@ async fn watches(client: &Client, time: Duration, server: u32) -> anyhow::Result
 /// Writes at an even pace; when each began, by the value that it wrote, and how long they took together.
 async fn writes(client: &Client, time: Duration) -> anyhow::Result<(HashMap<usize, Instant>, Duration)> {
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), NAMESPACE);
-    let places = Arc::new(tokio::sync::Semaphore::new(CLIENTS));
+    let places = Arc::new(Semaphore::new(CLIENTS));
     let mut pace = tokio::time::interval(Duration::from_secs(1) / WRITES_A_SECOND as u32);
     let (mut tasks, mut written) = (JoinSet::new(), HashMap::new());
     let began = Instant::now();
@@ -234,13 +248,4 @@ async fn writes(client: &Client, time: Duration) -> anyhow::Result<(HashMap<usiz
     }
     sum(tasks).await?;
     Ok((written, began.elapsed()))
-}
-
-/// Megabytes.
-fn resident(pid: u32) -> anyhow::Result<f64> {
-    let path = format!("/proc/{pid}/status");
-    let text = std::fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
-    let number = line.trim().trim_end_matches("kB").trim();
-    Ok(number.parse::<f64>().context("read VmRSS")? / 1000.0)
 }

@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use testkit::netns::Netns;
 
 use crate::figures::{Figures, percentile};
+use crate::memory;
 
 const NODE: &str = "bench";
 const NAMESPACES: u32 = 20;
@@ -95,13 +96,6 @@ fn world(pods: u32, policies: u32) -> anyhow::Result<World> {
     Ok(world)
 }
 
-/// Resident memory of this process in MB.
-fn memory() -> anyhow::Result<f64> {
-    let text = std::fs::read_to_string("/proc/self/statm").context("read /proc/self/statm")?;
-    let pages: f64 = text.split(' ').nth(1).context("read /proc/self/statm")?.parse()?;
-    Ok(pages * 4096.0 / 1e6)
-}
-
 fn milliseconds(since: Instant) -> f64 {
     since.elapsed().as_secs_f64() * 1000.0
 }
@@ -109,7 +103,7 @@ fn milliseconds(since: Instant) -> f64 {
 fn rules(figures: &mut Figures) -> anyhow::Result<()> {
     let node = Netns::new();
     let mut socket = node.within(nft::Socket::open)?;
-    let before = memory()?;
+    let before = memory::own()?;
     let mut world = world(PODS, POLICIES)?;
     let (mut kernel, mut tracker) = (Kernel::new(), Tracker::default());
     let mut follow = |world: &World, changes: &Changes| {
@@ -154,7 +148,7 @@ fn rules(figures: &mut Figures) -> anyhow::Result<()> {
         edits.push(began.elapsed());
     }
     figures.add("one policy is edited, p50", "ms", percentile(&mut edits, 0.5), Some("<= 50"));
-    figures.add("memory of objects and rules", "MB", memory()? - before, Some("<= 30"));
+    figures.add("memory of objects and rules", "MB", memory::own()? - before, Some("<= 30"));
     let mut answers = Vec::new();
     for number in 0..200 {
         let began = Instant::now();

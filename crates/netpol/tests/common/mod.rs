@@ -7,6 +7,7 @@ pub mod dice;
 pub mod net;
 pub mod reference;
 pub mod tiers;
+pub mod walk;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
