@@ -203,7 +203,7 @@ async fn with_services(client: &Client, services: u32, figures: &mut Figures) ->
     create::<Service>(NAMESPACE, FEW..services, service).await?;
     create::<EndpointSlice>(NAMESPACE, FEW..services, slice).await?;
     // What creating them has left in this process is not the proxy's.
-    proxy::memory::give_back();
+    client::memory::give_back();
     let idle = memory::own()?;
     let (running, took) = start(client).await?;
     let full = memory::own()?;

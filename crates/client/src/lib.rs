@@ -1,6 +1,7 @@
 //! How components reach the API: a `kube::Client`, caches that follow the server ([`Informer`]) and queues of keys
-//! to reconcile ([`WorkQueue`]), the Events that `kubectl describe` shows ([`Recorder`]), and the one answer to which
-//! endpoints serve ([`endpoints`]), and the pages that they show of themselves ([`pages`]).
+//! to reconcile ([`WorkQueue`]), the Events that `kubectl describe` shows ([`Recorder`]), the one answer to which
+//! endpoints serve ([`endpoints`]), the pages that they show of themselves ([`pages`]), and how they stay small
+//! ([`memory`]).
 //!
 //! The Kubernetes API is the only interface between skiff's components. In one process the client's transport is the
 //! API server's own service (no TCP, no TLS: `kube::Client::new(apiserver.in_process(user), "default")`); on another
@@ -10,6 +11,7 @@
 pub mod endpoints;
 pub mod events;
 mod informer;
+pub mod memory;
 pub mod pages;
 pub mod quantity;
 mod queue;

@@ -25,6 +25,8 @@ use crate::zone::{Options, Zone};
 
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 const LAST_RETRY: Duration = Duration::from_secs(2);
+/// Objects of one answer of a list: little is read at once, as little is kept of it.
+const PAGE: u32 = 100;
 
 /// A kind that names come from.
 trait Source: kube::Resource<DynamicType = ()> + Clone + DeserializeOwned + fmt::Debug + Send + 'static {
@@ -195,6 +197,7 @@ pub(crate) async fn run(
             let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             waiting.write().set_synced(since.as_secs() as u32);
             tracing::info!("the cluster's names are known");
+            client::memory::give_back();
             std::future::pending::<()>().await;
         });
         tokio::select! {
@@ -217,7 +220,8 @@ impl Following {
     fn start<K: Source>(&mut self, labels: Option<&str>) {
         let (tx, rx) = watch::channel(false);
         let selection =
-            watcher::Config { label_selector: labels.map(str::to_owned), ..watcher::Config::default() };
+            watcher::Config { label_selector: labels.map(str::to_owned), ..watcher::Config::default() }
+                .page_size(PAGE);
         let api = Api::all(self.client.clone());
         self.tasks.spawn(follow::<K>(api, selection, self.zone.clone(), tx));
         self.known.push(rx);

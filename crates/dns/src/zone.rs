@@ -5,16 +5,20 @@
 //! question costs a few hash lookups.
 
 use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+use hashbrown::HashTable;
 use k8s_openapi::api::core::v1::Service as ApiService;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use slab::Slab;
 
 use crate::name::Domain;
 
 mod service;
 
+use service::PortLists;
 pub use service::{Endpoint, Kind, Port, Protocol, Service, Slice};
 
 /// What becomes of the names of Pods, `a-b-c-d.NS.pod.ZONE`.
@@ -57,30 +61,62 @@ impl Options {
     }
 }
 
-/// The names of an address.
+/// A Service's place in the index.
+type Id = u32;
+
 #[derive(Debug)]
-enum Owners {
-    One(Arc<str>),
-    More(Vec<Arc<str>>),
-}
-
-impl Owners {
-    fn all(&self) -> &[Arc<str>] {
-        match self {
-            Self::One(one) => std::slice::from_ref(one),
-            Self::More(more) => more,
-        }
-    }
-}
-
-#[derive(Debug, Default)]
 struct Entry {
+    /// `NAMESPACE/NAME`.
+    key: Box<str>,
     service: Option<Service>,
     slices: Vec<Slice>,
-    /// The ready endpoints of all slices, each address and host once.
-    endpoints: Box<[Endpoint]>,
-    /// Which addresses lead here, as long as they do.
-    reverse: Box<[IpAddr]>,
+    /// The endpoints that count; none of its own means all those of the only slice, as it mostly is.
+    merged: Option<Box<[Endpoint]>>,
+}
+
+impl Entry {
+    fn new(namespace: &str, name: &str) -> Self {
+        let key = format!("{namespace}/{name}").into();
+        Self { key, service: None, slices: Vec::new(), merged: None }
+    }
+
+    fn is(&self, namespace: &str, name: &str) -> bool {
+        self.key.strip_prefix(namespace).and_then(|rest| rest.strip_prefix('/')) == Some(name)
+    }
+
+    fn parts(&self) -> (&str, &str) {
+        self.key.split_once('/').unwrap_or_default()
+    }
+
+    fn endpoints(&self) -> &[Endpoint] {
+        match (&self.merged, &self.slices[..]) {
+            (Some(merged), _) => merged,
+            (None, [only]) => &only.endpoints,
+            (None, _) => &[],
+        }
+    }
+
+    fn merge(&mut self, no_endpoints: bool) {
+        self.merged = match &self.service {
+            Some(service) if !no_endpoints && !matches!(service.kind, Kind::Alias(_)) => {
+                service::merged(&self.slices, service.unready_too)
+            }
+            _ => Some(Box::default()),
+        };
+    }
+
+    /// The addresses that lead here, each once.
+    fn addresses(&self) -> Vec<IpAddr> {
+        let own = match self.service.as_ref().map(|service| &service.kind) {
+            Some(Kind::Addresses(own)) => &own[..],
+            _ => &[],
+        };
+        let mut all: Vec<IpAddr> =
+            own.iter().copied().chain(self.endpoints().iter().map(|e| e.addr)).collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
 }
 
 /// A Service that has names.
@@ -100,12 +136,19 @@ pub struct Zone {
     serial: u32,
     synced: bool,
     options: Options,
-    namespaces: HashSet<Box<str>>,
-    /// By `NAMESPACE/NAME`.
-    services: HashMap<Arc<str>, Entry>,
-    /// Which Service each slice is of.
-    slices: HashMap<Box<str>, Arc<str>>,
-    reverse: HashMap<IpAddr, Owners>,
+    namespaces: HashSet<Arc<str>>,
+    services: Slab<Entry>,
+    /// Services by namespace and name.
+    names: HashTable<Id>,
+    hasher: RandomState,
+    /// Lists of ports, of which ten thousand Services have a handful.
+    ports: PortLists,
+    /// Which Service each slice is of, by `NAMESPACE/NAME` of the slice.
+    slices: HashMap<Box<str>, Id>,
+    /// Which Service an address leads to.
+    reverse: HashMap<IpAddr, Id>,
+    /// Further ones.
+    also: HashMap<IpAddr, Vec<Id>>,
     /// The namespaces of the Pods that have these addresses.
     pods: HashMap<IpAddr, Arc<str>>,
     /// What each Pod has put there, by `NAMESPACE/NAME`.
@@ -122,9 +165,13 @@ impl Zone {
             synced: false,
             options: Options { pods: Pods::Insecure, ..Options::default() },
             namespaces: HashSet::new(),
-            services: HashMap::new(),
+            services: Slab::new(),
+            names: HashTable::new(),
+            hasher: RandomState::new(),
+            ports: PortLists::default(),
             slices: HashMap::new(),
             reverse: HashMap::new(),
+            also: HashMap::new(),
             pods: HashMap::new(),
             pod_addresses: HashMap::new(),
         }
@@ -155,8 +202,8 @@ impl Zone {
     pub fn set_options(&mut self, options: Options) {
         if self.options != options {
             self.options = options;
-            let keys: Vec<Arc<str>> = self.services.keys().cloned().collect();
-            keys.into_iter().for_each(|key| self.rebuild(&key));
+            let all: Vec<Id> = self.services.iter().map(|(id, _)| id as Id).collect();
+            all.into_iter().for_each(|id| self.change(id, |_| {}));
         }
     }
 
@@ -198,31 +245,33 @@ impl Zone {
 
     /// A Service as far as it has names.
     pub fn service(&self, namespace: &str, name: &str) -> Option<Found<'_>> {
-        let mut buffer = [0; 2 * 64];
-        let (first, second) = (namespace.as_bytes(), name.as_bytes());
-        let len = first.len() + 1 + second.len();
-        let key = buffer.get_mut(..len)?;
-        key[..first.len()].copy_from_slice(first);
-        key[first.len()] = b'/';
-        key[first.len() + 1..].copy_from_slice(second);
-        let entry = self.services.get(std::str::from_utf8(key).ok()?)?;
-        self.found(namespace, entry)
+        self.found(namespace, self.entry(self.id(namespace, name)?)?)
+    }
+
+    fn id(&self, namespace: &str, name: &str) -> Option<Id> {
+        let is = |id: &Id| self.entry(*id).is_some_and(|entry| entry.is(namespace, name));
+        self.names.find(self.hasher.hash_one((namespace, name)), is).copied()
+    }
+
+    fn entry(&self, id: Id) -> Option<&Entry> {
+        self.services.get(id as usize)
     }
 
     fn found<'a>(&'a self, namespace: &str, entry: &'a Entry) -> Option<Found<'a>> {
         let service = entry.service.as_ref().filter(|_| self.is_exposed(namespace))?;
         let empty = self.options.ignore_empty
-            && entry.endpoints.is_empty()
+            && entry.endpoints().is_empty()
             && matches!(service.kind, Kind::Addresses(_));
-        (!empty).then_some(Found { service, endpoints: &entry.endpoints })
+        (!empty).then_some(Found { service, endpoints: entry.endpoints() })
     }
 
     /// The Services that an address belongs to: namespace, name and what they are.
     pub fn owners(&self, addr: &IpAddr) -> impl Iterator<Item = (&str, &str, Found<'_>)> {
-        let owners = self.reverse.get(addr).map(Owners::all).unwrap_or_default();
-        owners.iter().filter_map(|key| {
-            let (namespace, name) = key.split_once('/')?;
-            Some((namespace, name, self.found(namespace, self.services.get(key)?)?))
+        let also = self.also.get(addr).into_iter().flatten();
+        self.reverse.get(addr).into_iter().chain(also).filter_map(|id| {
+            let entry = self.entry(*id)?;
+            let (namespace, name) = entry.parts();
+            Some((namespace, name, self.found(namespace, entry)?))
         })
     }
 
@@ -243,48 +292,41 @@ impl Zone {
 
     /// A Service as it is now, or that it is gone.
     pub fn set_service(&mut self, namespace: &str, name: &str, service: Option<&ApiService>) {
-        let service = service.and_then(Service::read);
-        let key = self.entry(namespace, name);
-        if let Some(entry) = self.services.get_mut(&key) {
-            entry.service = service;
-        }
-        self.rebuild(&key);
+        let service = service.and_then(|service| Service::read(service, &mut self.ports));
+        let id = self.id_or_new(namespace, name);
+        self.change(id, |entry| entry.service = service);
     }
 
     /// A slice as it is now, with the Service that it is of, or that it is gone.
     pub fn set_slice(&mut self, namespace: &str, slice: &str, now: Option<(&str, &EndpointSlice)>) {
         let own = format!("{namespace}/{slice}");
-        if let Some(of) = self.slices.remove(&*own) {
-            let goes_on = now.is_some_and(|(service, _)| of.split_once('/') == Some((namespace, service)));
-            if let Some(entry) = self.services.get_mut(&of) {
-                entry.slices.retain(|known| &*known.name != slice);
-            }
-            if !goes_on {
-                self.rebuild(&of);
-            }
+        let now = now.map(|(service, now)| {
+            let read = Slice::read(slice, now, self.options.endpoint_pod_names, &mut self.ports);
+            (self.id_or_new(namespace, service), read)
+        });
+        let before = match &now {
+            Some((id, _)) => self.slices.insert(own.into(), *id),
+            None => self.slices.remove(&*own),
+        };
+        let leave = |entry: &mut Entry| entry.slices.retain(|known| &*known.name != slice);
+        if let Some(before) = before.filter(|before| now.as_ref().is_none_or(|(id, _)| id != before)) {
+            self.change(before, leave);
         }
-        let Some((service, now)) = now else { return };
-        let read = Slice::read(slice, now, self.options.endpoint_pod_names);
-        let key = self.entry(namespace, service);
-        if let Some(entry) = self.services.get_mut(&key) {
-            entry.slices.push(read);
-            entry.slices.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-            entry.slices.shrink_to_fit();
-        }
-        self.slices.insert(own.into(), key.clone());
-        self.rebuild(&key);
+        let Some((id, now)) = now else { return };
+        self.change(id, |entry| {
+            leave(entry);
+            let at = entry.slices.partition_point(|known| known.name < now.name);
+            entry.slices.reserve_exact(1);
+            entry.slices.insert(at, now);
+        });
     }
 
     /// Forgets all Services but these, `NAMESPACE/NAME`.
     pub fn retain_services(&mut self, keep: &HashSet<String>) {
-        let is_there = |(_, entry): &(&Arc<str>, &Entry)| entry.service.is_some();
-        let known: Vec<String> =
-            self.services.iter().filter(is_there).map(|(key, _)| key.to_string()).collect();
-        for key in known.iter().filter(|key| !keep.contains(*key)) {
-            if let Some((namespace, name)) = key.split_once('/') {
-                self.set_service(namespace, name, None);
-            }
-        }
+        let is_gone = |entry: &Entry| entry.service.is_some() && !keep.contains(&*entry.key);
+        let gone: Vec<Id> =
+            self.services.iter().filter(|(_, entry)| is_gone(entry)).map(|(id, _)| id as Id).collect();
+        gone.into_iter().for_each(|id| self.change(id, |entry| entry.service = None));
     }
 
     /// Forgets all slices but these, `NAMESPACE/NAME`.
@@ -318,81 +360,55 @@ impl Zone {
         if addresses.is_empty() {
             return;
         }
-        let shared = self.pods.values().find(|known| &***known == namespace).cloned();
-        let shared = shared.unwrap_or_else(|| namespace.into());
+        let shared = self.namespaces.get(namespace).cloned().unwrap_or_else(|| namespace.into());
         self.pods.extend(addresses.iter().map(|addr| (*addr, shared.clone())));
         self.pod_addresses.insert(key.into(), addresses.into());
     }
 
-    fn entry(&mut self, namespace: &str, name: &str) -> Arc<str> {
-        let key = format!("{namespace}/{name}");
-        match self.services.get_key_value(&*key) {
-            Some((known, _)) => known.clone(),
-            None => {
-                let key: Arc<str> = key.into();
-                self.services.insert(key.clone(), Entry::default());
-                key
-            }
+    fn id_or_new(&mut self, namespace: &str, name: &str) -> Id {
+        if let Some(known) = self.id(namespace, name) {
+            return known;
         }
+        let id = self.services.insert(Entry::new(namespace, name)) as Id;
+        let hash = self.hasher.hash_one((namespace, name));
+        let (services, hasher) = (&self.services, &self.hasher);
+        let rehash = |id: &Id| services.get(*id as usize).map_or(0, |entry| hasher.hash_one(entry.parts()));
+        self.names.insert_unique(hash, id, rehash);
+        id
     }
 
-    /// Makes what follows from a Service and its slices.
-    fn rebuild(&mut self, key: &Arc<str>) {
+    /// Changes a Service, or what is known of one, and all that follows from it.
+    fn change(&mut self, id: Id, change: impl FnOnce(&mut Entry)) {
         self.serial = self.serial.wrapping_add(1);
-        let Some(entry) = self.services.get_mut(key) else { return };
-        for addr in std::mem::take(&mut entry.reverse) {
-            leave(&mut self.reverse, addr, key);
+        let Some(entry) = self.services.get_mut(id as usize) else { return };
+        let before = entry.addresses();
+        change(entry);
+        entry.merge(self.options.no_endpoints);
+        let (now, is_nothing) = (entry.addresses(), entry.service.is_none() && entry.slices.is_empty());
+        if before != now {
+            before.into_iter().for_each(|addr| self.set_owner(addr, id, false));
+            now.into_iter().for_each(|addr| self.set_owner(addr, id, true));
         }
-        if entry.service.is_none() && entry.slices.is_empty() {
-            self.services.remove(key);
-            return;
-        }
-        entry.endpoints = match &entry.service {
-            Some(service) if !self.options.no_endpoints && !matches!(service.kind, Kind::Alias(_)) => {
-                service::endpoints(&entry.slices, service.unready_too)
+        if is_nothing {
+            let hash = self.hasher.hash_one(self.services.remove(id as usize).parts());
+            if let Ok(known) = self.names.find_entry(hash, |known| *known == id) {
+                known.remove();
             }
-            _ => Box::default(),
-        };
-        let own = match entry.service.as_ref().map(|service| &service.kind) {
-            Some(Kind::Addresses(own)) => &own[..],
-            _ => &[],
-        };
-        let mut reverse: Vec<IpAddr> =
-            own.iter().copied().chain(entry.endpoints.iter().map(|e| e.addr)).collect();
-        reverse.sort_unstable();
-        reverse.dedup();
-        for addr in &reverse {
-            join(&mut self.reverse, *addr, key);
-        }
-        entry.reverse = reverse.into();
-    }
-}
-
-fn join(reverse: &mut HashMap<IpAddr, Owners>, addr: IpAddr, key: &Arc<str>) {
-    match reverse.entry(addr) {
-        std::collections::hash_map::Entry::Vacant(none) => {
-            none.insert(Owners::One(key.clone()));
-        }
-        std::collections::hash_map::Entry::Occupied(mut some) => {
-            let mut all = some.get().all().to_vec();
-            all.push(key.clone());
-            all.sort_unstable();
-            some.insert(Owners::More(all));
         }
     }
-}
 
-fn leave(reverse: &mut HashMap<IpAddr, Owners>, addr: IpAddr, key: &Arc<str>) {
-    let Some(owners) = reverse.get_mut(&addr) else { return };
-    let mut rest: Vec<Arc<str>> = owners.all().iter().filter(|owner| *owner != key).cloned().collect();
-    match (rest.pop(), rest.is_empty()) {
-        (None, _) => {
-            reverse.remove(&addr);
+    /// An address leads to a Service, or does no longer; those that it leads to are in the order of their names.
+    fn set_owner(&mut self, addr: IpAddr, id: Id, is: bool) {
+        let also = self.also.remove(&addr).unwrap_or_default();
+        let others = self.reverse.remove(&addr).into_iter().chain(also).filter(|other| *other != id);
+        let mut all: Vec<Id> = others.chain(is.then_some(id)).collect();
+        all.sort_unstable_by_key(|id| self.services.get(*id as usize).map(|entry| &entry.key));
+        let mut all = all.into_iter();
+        if let Some(first) = all.next() {
+            self.reverse.insert(addr, first);
         }
-        (Some(last), true) => *owners = Owners::One(last),
-        (Some(last), false) => {
-            rest.push(last);
-            *owners = Owners::More(rest);
+        if all.len() > 0 {
+            self.also.insert(addr, all.collect());
         }
     }
 }
@@ -407,5 +423,111 @@ pub fn undashed(label: &str) -> Option<IpAddr> {
     match label.matches('-').count() {
         3 if !label.contains("--") => label.replace('-', ".").parse::<Ipv4Addr>().ok().map(IpAddr::V4),
         _ => label.replace('-', ":").parse::<Ipv6Addr>().ok().map(IpAddr::V6),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What is done to a Service, or to a slice of one: namespace, name, addresses; nothing, when it is deleted.
+    #[derive(Debug, Clone)]
+    enum Step {
+        Service(u8, u8, Option<u8>),
+        Slice(u8, u8, Option<(u8, Vec<u8>)>),
+    }
+
+    fn addr(n: u8) -> String {
+        format!("10.0.0.{n}")
+    }
+
+    fn do_step(zone: &mut Zone, step: &Step) {
+        let name = |n: &u8| format!("n{n}");
+        match step {
+            Step::Service(namespace, own, ip) => {
+                let service = ip.map(|ip| {
+                    serde_json::from_value(
+                        serde_json::json!({"metadata": {}, "spec": {"clusterIP": addr(ip)}}),
+                    )
+                    .unwrap()
+                });
+                zone.set_service(&name(namespace), &name(own), service.as_ref());
+            }
+            Step::Slice(namespace, own, now) => {
+                let now = now.as_ref().map(|(service, ips)| {
+                    let endpoints: Vec<_> = ips
+                        .iter()
+                        .map(|ip| serde_json::json!({"addresses": [addr(*ip)], "conditions": {"ready": ip % 5 > 0}}))
+                        .collect();
+                    let slice = serde_json::json!({"metadata": {}, "addressType": "IPv4", "endpoints": endpoints});
+                    (name(service), serde_json::from_value::<EndpointSlice>(slice).unwrap())
+                });
+                let now = now.as_ref().map(|(service, slice)| (service.as_str(), slice));
+                zone.set_slice(&name(namespace), &name(own), now);
+            }
+        }
+    }
+
+    /// All that can be asked of a zone.
+    fn told(zone: &Zone) -> Vec<String> {
+        let mut all = vec![format!("{} services", zone.len())];
+        for (namespace, name) in (0..3).flat_map(|a| (0..3).map(move |b| (format!("n{a}"), format!("n{b}"))))
+        {
+            let found = zone.service(&namespace, &name);
+            let ips = found.iter().flat_map(|found| found.endpoints).map(|e| e.addr).collect::<BTreeSet<_>>();
+            all.push(format!("{namespace}/{name} {:?} {ips:?}", found.map(|found| &found.service.kind)));
+        }
+        for ip in 0..20 {
+            let at = addr(ip).parse().unwrap();
+            let owners = zone.owners(&at).map(|(namespace, name, _)| [namespace, name].join("/"));
+            all.push(format!("{ip} {:?}", owners.collect::<Vec<_>>()));
+        }
+        all
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let service = (0..3u8, 0..3u8, proptest::option::weighted(0.7, 0..20u8));
+        let slice = (
+            0..3u8,
+            0..4u8,
+            proptest::option::weighted(0.8, (0..3u8, proptest::collection::vec(0..20u8, 0..4))),
+        );
+        let step = prop_oneof![
+            service.prop_map(|(namespace, name, ip)| Step::Service(namespace, name, ip)),
+            slice.prop_map(|(namespace, name, now)| Step::Slice(namespace, name, now)),
+        ];
+        proptest::collection::vec(step, 0..40)
+    }
+
+    proptest! {
+        #[test]
+        fn what_changed_step_by_step_is_what_is_there(steps in steps()) {
+            let mut grown = Zone::new(Domain::parse("cluster.local").unwrap(), 30);
+            let mut last: BTreeMap<(bool, u8, u8), Step> = BTreeMap::new();
+            for step in &steps {
+                do_step(&mut grown, step);
+                match step {
+                    Step::Service(a, b, _) => last.insert((false, *a, *b), step.clone()),
+                    Step::Slice(a, b, _) => last.insert((true, *a, *b), step.clone()),
+                };
+            }
+            let mut made = Zone::new(Domain::parse("cluster.local").unwrap(), 30);
+            last.values().for_each(|step| do_step(&mut made, step));
+            prop_assert_eq!(told(&grown), told(&made));
+            // And nothing is left of what is gone.
+            for step in last.values() {
+                do_step(&mut grown, &match step {
+                    Step::Service(a, b, _) => Step::Service(*a, *b, None),
+                    Step::Slice(a, b, _) => Step::Slice(*a, *b, None),
+                });
+            }
+            let left = (grown.len(), grown.names.len(), grown.slices.len(), grown.reverse.len(), grown.also.len());
+            prop_assert_eq!(left, (0, 0, 0, 0, 0));
+        }
     }
 }

@@ -290,7 +290,10 @@ async fn follow(
         *metrics.expiry.lock() = next.certificates.ends();
         tls.table.store(Arc::new(next));
         metrics.reloaded();
-        ready.cancel();
+        if !ready.is_cancelled() {
+            client::memory::give_back();
+            ready.cancel();
+        }
         for (key, why) in problems.difference(&told) {
             tracing::warn!(object = %key, "{why}");
             let ingress = feeds.ingresses.get_key(key).map(|i| Regarding::of(&*i));

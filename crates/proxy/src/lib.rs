@@ -17,7 +17,6 @@ pub mod announce;
 pub mod desired;
 pub mod health;
 pub mod layout;
-pub mod memory;
 mod metrics;
 pub mod model;
 mod run;

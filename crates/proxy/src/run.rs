@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use client::endpoints::{ZONE, service_of};
-use client::{Change, Informer, InformerGone, ObjectKey, Recorder, Regarding, Retry};
+use client::{Change, Informer, InformerGone, ObjectKey, Recorder, Regarding, Retry, memory};
 use futures::TryStreamExt;
 use ipnet::IpNet;
 use jiff::Timestamp;
@@ -28,7 +28,7 @@ use crate::metrics::Metrics;
 use crate::model::{Action, Frontend, HostPort, Model, NodeView, Owner, Target};
 use crate::stale::stale_connections;
 use crate::sync::{Kernel, Synced};
-use crate::{memory, trim};
+use crate::trim;
 
 /// The name that Events give us.
 const COMPONENT: &str = "kube-proxy";

@@ -67,7 +67,8 @@ async fn send(
             Datagram::AskByTcp => {}
         }
     }
-    timeout(patience, by_stream(server, upstreams, request)).await.map_err(late)?
+    // Boxed, so that who asks by UDP does not carry a TLS handshake.
+    timeout(patience, Box::pin(by_stream(server, upstreams, request))).await.map_err(late)?
 }
 
 /// A question as it is sent, in a spelling of its own.
@@ -166,21 +167,29 @@ async fn by_udp(server: SocketAddr, request: &Request) -> io::Result<Datagram> {
     let socket = UdpSocket::bind((any, 0)).await?;
     socket.connect(server).await?;
     socket.send(&request.bytes).await?;
-    let mut buffer = vec![0; 4096];
     loop {
-        let len = socket.recv(&mut buffer).await?;
-        let bytes = &buffer[..len];
-        match request.belongs(bytes) {
-            Belongs::No => {}
-            Belongs::Misspelled => return Ok(Datagram::AskByTcp),
-            Belongs::Yes if bytes[2] & 2 != 0 => return Ok(Datagram::AskByTcp),
-            Belongs::Yes => {
-                if let Ok(reply) = read(bytes) {
-                    return Ok(Datagram::Whole(reply));
-                }
-            }
+        // Thousands may wait here, so nothing is kept for the answer before it has come.
+        socket.readable().await?;
+        match datagram(&socket, request) {
+            Ok(Some(answer)) => return Ok(answer),
+            Ok(None) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
         }
     }
+}
+
+/// What has come, if it answers the request.
+fn datagram(socket: &UdpSocket, request: &Request) -> io::Result<Option<Datagram>> {
+    let mut buffer = [0; 4096];
+    let len = socket.try_recv(&mut buffer)?;
+    let bytes = &buffer[..len];
+    Ok(match request.belongs(bytes) {
+        Belongs::No => None,
+        Belongs::Misspelled => Some(Datagram::AskByTcp),
+        Belongs::Yes if bytes[2] & 2 != 0 => Some(Datagram::AskByTcp),
+        Belongs::Yes => read(bytes).ok().map(Datagram::Whole),
+    })
 }
 
 async fn by_stream(server: &Server, upstreams: &Upstreams, request: &Request) -> io::Result<Reply> {

@@ -1,6 +1,6 @@
 //! What the zone keeps of a Service and of a slice.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use crate::name::Qname;
 
 /// A transport that ports are of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[allow(missing_docs, reason = "the names are the protocols'")]
 pub enum Protocol {
     Tcp,
@@ -39,7 +39,7 @@ impl Protocol {
 }
 
 /// A port; the name is empty where it has none.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Port {
     /// In lower case.
     pub name: Box<str>,
@@ -47,6 +47,29 @@ pub struct Port {
     pub protocol: Protocol,
     /// Number.
     pub number: u16,
+}
+
+/// Each list of ports once.
+#[derive(Debug, Default)]
+pub(super) struct PortLists {
+    lists: HashSet<Arc<[Port]>>,
+    /// How many there were when those without use were last thrown away.
+    swept: usize,
+}
+
+impl PortLists {
+    fn share(&mut self, ports: Vec<Port>) -> Arc<[Port]> {
+        if let Some(known) = self.lists.get(&ports[..]) {
+            return known.clone();
+        }
+        if self.lists.len() > 2 * self.swept + 64 {
+            self.lists.retain(|list| Arc::strong_count(list) > 1);
+            self.swept = self.lists.len();
+        }
+        let list: Arc<[Port]> = ports.into();
+        self.lists.insert(list.clone());
+        list
+    }
 }
 
 /// What a Service's name stands for.
@@ -66,14 +89,14 @@ pub struct Service {
     /// What its name stands for.
     pub kind: Kind,
     /// Its ports.
-    pub ports: Box<[Port]>,
+    pub ports: Arc<[Port]>,
     /// Endpoints count whether ready or not.
     pub unready_too: bool,
 }
 
 impl Service {
     /// What a Service says about names; nothing before it has addresses.
-    pub(super) fn read(service: &ApiService) -> Option<Self> {
+    pub(super) fn read(service: &ApiService, lists: &mut PortLists) -> Option<Self> {
         let spec = service.spec.as_ref()?;
         let ports = spec.ports.iter().flatten().filter_map(|port| {
             let name = port.name.as_deref().unwrap_or_default().to_ascii_lowercase().into();
@@ -96,18 +119,22 @@ impl Service {
         };
         Some(Self {
             kind,
-            ports: ports.collect(),
+            ports: lists.share(ports.collect()),
             unready_too: spec.publish_not_ready_addresses == Some(true),
         })
     }
 }
 
-/// One address of a slice.
+/// One address of a slice, and of a Service if it counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Member {
-    addr: IpAddr,
-    host: Option<Box<str>>,
+pub struct Endpoint {
+    /// Where.
+    pub addr: IpAddr,
     ready: bool,
+    /// Its label below the Service's name; its address with dashes when it has none.
+    pub host: Option<Box<str>>,
+    /// Where it listens.
+    pub ports: Arc<[Port]>,
 }
 
 /// A slice of a Service.
@@ -115,64 +142,60 @@ struct Member {
 pub struct Slice {
     /// `metadata.name`.
     pub name: Box<str>,
-    ports: Arc<[Port]>,
-    members: Box<[Member]>,
+    /// All of them, ready or not.
+    pub(super) endpoints: Box<[Endpoint]>,
 }
 
 impl Slice {
-    pub(super) fn read(name: &str, slice: &EndpointSlice, pod_names: bool) -> Self {
+    pub(super) fn read(name: &str, slice: &EndpointSlice, pod_names: bool, lists: &mut PortLists) -> Self {
         let ports = slice.ports.iter().flatten().filter_map(|port| {
             let name = port.name.as_deref().unwrap_or_default().to_ascii_lowercase().into();
             let protocol = Protocol::read(port.protocol.as_deref())?;
             Some(Port { name, protocol, number: u16::try_from(port.port?).ok()? })
         });
+        let ports = lists.share(ports.collect());
         let given = if slice.address_type == "FQDN" { &[][..] } else { &slice.endpoints[..] };
-        let members = given.iter().flat_map(|endpoint| {
+        let endpoints = given.iter().flat_map(|endpoint| {
             let own = endpoint.hostname.as_deref().filter(|host| !host.is_empty());
             let pod =
                 endpoint.target_ref.as_ref().filter(|of| pod_names && of.kind.as_deref() == Some("Pod"));
             let host = own.or(pod.and_then(|of| of.name.as_deref())).map(str::to_ascii_lowercase);
             let ready = endpoint.conditions.as_ref().and_then(|c| c.ready) != Some(false);
             let addresses = endpoint.addresses.iter().filter_map(|addr| addr.parse().ok());
-            addresses.map(move |addr| Member { addr, host: host.clone().map(Into::into), ready })
+            let ports = &ports;
+            addresses.map(move |addr| Endpoint {
+                addr,
+                ready,
+                host: host.clone().map(Into::into),
+                ports: ports.clone(),
+            })
         });
-        Self { name: name.into(), ports: ports.collect(), members: members.collect() }
+        Self { name: name.into(), endpoints: endpoints.collect() }
     }
 }
 
-/// A ready endpoint.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Endpoint {
-    /// Where.
-    pub addr: IpAddr,
-    /// Its label below the Service's name; its address with dashes when it has none.
-    pub host: Option<Box<str>>,
-    /// Where it listens.
-    pub ports: Arc<[Port]>,
-}
-
-/// The endpoints that count, each address and host once, with the ports of all slices that it is in.
-pub(super) fn endpoints(slices: &[Slice], unready_too: bool) -> Box<[Endpoint]> {
+/// The endpoints that count, each address and host once, with the ports of all slices that it is in; none where they are
+/// just all those of the only slice.
+pub(super) fn merged(slices: &[Slice], unready_too: bool) -> Option<Box<[Endpoint]>> {
     let mut seen: HashMap<(IpAddr, Option<&str>), usize> = HashMap::new();
     let mut all: Vec<Endpoint> = Vec::new();
-    for slice in slices {
-        for member in slice.members.iter().filter(|m| m.ready || unready_too) {
-            match seen.get(&(member.addr, member.host.as_deref())) {
-                Some(known) => {
-                    let known = &mut all[*known].ports;
-                    let more: Vec<Port> =
-                        slice.ports.iter().filter(|p| !known.contains(p)).cloned().collect();
-                    if !more.is_empty() {
-                        *known = known.iter().cloned().chain(more).collect();
-                    }
+    for endpoint in slices.iter().flat_map(|slice| &slice.endpoints).filter(|e| e.ready || unready_too) {
+        match seen.get(&(endpoint.addr, endpoint.host.as_deref())) {
+            Some(known) => {
+                let known = &mut all[*known].ports;
+                let more: Vec<Port> = endpoint.ports.iter().filter(|p| !known.contains(p)).cloned().collect();
+                if !more.is_empty() {
+                    *known = known.iter().cloned().chain(more).collect();
                 }
-                None => {
-                    seen.insert((member.addr, member.host.as_deref()), all.len());
-                    let (addr, host, ports) = (member.addr, member.host.clone(), slice.ports.clone());
-                    all.push(Endpoint { addr, host, ports });
-                }
+            }
+            None => {
+                seen.insert((endpoint.addr, endpoint.host.as_deref()), all.len());
+                all.push(endpoint.clone());
             }
         }
     }
-    all.into()
+    match slices {
+        [only] if only.endpoints.len() == all.len() => None,
+        _ => Some(all.into()),
+    }
 }

@@ -14,6 +14,7 @@ pub struct Options {
 /// Serves DNS with the Pod's own account until it is told to end.
 pub fn run(options: &Options) -> anyhow::Result<()> {
     crate::daemon::log_to_stderr();
+    client::memory::be_sparing();
     // One for each processor, since sockets are; and one more than a single one, so that no list of the API's delays an
     // answer.
     let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 4);
