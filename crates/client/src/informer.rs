@@ -5,12 +5,15 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, TryStreamExt};
 use kube::runtime::watcher;
 use kube::{Api, ResourceExt};
 use parking_lot::RwLock;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, watch};
+
+use crate::packed::Packed;
 
 /// Namespace (empty for cluster-scoped kinds) and name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -40,6 +43,24 @@ impl fmt::Display for ObjectKey {
         } else {
             write!(f, "{}/{}", self.namespace, self.name)
         }
+    }
+}
+
+/// What a cache can hold.
+pub trait Cached: fmt::Debug + Send + Sync + 'static {
+    /// The object's key.
+    fn key(&self) -> ObjectKey;
+    /// Its `resourceVersion`; 0 if it has none that is a number.
+    fn version(&self) -> u64;
+}
+
+impl<K: kube::Resource + fmt::Debug + Send + Sync + 'static> Cached for K {
+    fn key(&self) -> ObjectKey {
+        ObjectKey::of(self)
+    }
+
+    fn version(&self) -> u64 {
+        version_of(self)
     }
 }
 
@@ -90,18 +111,15 @@ struct Shared<K> {
     revision: u64,
 }
 
-impl<K> Shared<K> {
+impl<K: Cached> Shared<K> {
     fn tell(&mut self, change: &Change<K>) {
         self.subscribers.retain(|s| s.send(change.clone()).is_ok());
     }
 
-    fn apply(&mut self, object: K)
-    where
-        K: kube::Resource,
-    {
+    fn apply(&mut self, object: K) {
         let new = Arc::new(object);
-        self.revision = self.revision.max(version_of(&*new));
-        let old = self.objects.insert(ObjectKey::of(&*new), new.clone());
+        self.revision = self.revision.max(new.version());
+        let old = self.objects.insert(new.key(), new.clone());
         self.tell(&Change::Applied { new, old });
     }
 
@@ -112,16 +130,13 @@ impl<K> Shared<K> {
     }
 
     /// A relist: what is gone is deleted, what is there applied; readers never see a half-filled cache.
-    fn replace(&mut self, listed: Vec<K>)
-    where
-        K: kube::Resource,
-    {
-        let names: HashSet<ObjectKey> = listed.iter().map(ObjectKey::of).collect();
+    fn replace(&mut self, listed: Vec<K>) {
+        let names: HashSet<ObjectKey> = listed.iter().map(Cached::key).collect();
         let gone: Vec<ObjectKey> = self.objects.keys().filter(|k| !names.contains(*k)).cloned().collect();
         gone.iter().for_each(|key| self.delete(key));
         for object in listed {
-            let known = self.objects.get(&ObjectKey::of(&object));
-            if known.is_none_or(|k| k.resource_version() != object.resource_version()) {
+            let known = self.objects.get(&object.key()).map(|known| known.version());
+            if known != Some(object.version()) || known == Some(0) {
                 self.apply(object);
             }
         }
@@ -161,9 +176,34 @@ where
 {
     /// Starts to follow `api`, narrowed by `config` (label and field selectors). Must be called inside a runtime.
     pub fn start(api: Api<K>, config: watcher::Config) -> Self {
-        Self::from_events(watcher(api, config))
+        // Who wrote which field is of no use to a component and often half of an object's size.
+        let strip = |object: &mut K| object.meta_mut().managed_fields = None;
+        Self::from_events(watcher(api, config).map_ok(move |event| event.modify(strip)))
     }
+}
 
+impl<K> Informer<Packed<K>>
+where
+    K: kube::Resource + Clone + Serialize + DeserializeOwned + fmt::Debug + Send + Sync + 'static,
+{
+    /// Starts to follow all objects of `api`, of which `trim` drops the fields that nobody looks at.
+    pub fn packed(api: Api<K>, trim: fn(&mut K)) -> Self {
+        let pack = move |mut object: K| {
+            trim(&mut object);
+            Packed::new(&object)
+        };
+        let events = watcher(api, watcher::Config::default());
+        Self::from_events(events.map_ok(move |event| match event {
+            watcher::Event::Init => watcher::Event::Init,
+            watcher::Event::InitApply(object) => watcher::Event::InitApply(pack(object)),
+            watcher::Event::InitDone => watcher::Event::InitDone,
+            watcher::Event::Apply(object) => watcher::Event::Apply(pack(object)),
+            watcher::Event::Delete(object) => watcher::Event::Delete(pack(object)),
+        }))
+    }
+}
+
+impl<K: Cached> Informer<K> {
     /// Follows a given stream of watch events; `start` without a server.
     pub fn from_events(
         events: impl Stream<Item = watcher::Result<watcher::Event<K>>> + Send + 'static,
@@ -248,7 +288,7 @@ async fn follow<K>(
     shared: Arc<RwLock<Shared<K>>>,
     synced: watch::Sender<bool>,
 ) where
-    K: kube::Resource + Clone,
+    K: Cached,
 {
     let mut events = std::pin::pin!(events);
     let mut listing = Vec::new();
@@ -260,8 +300,7 @@ async fn follow<K>(
                 if !matches!(event, watcher::Event::Init) {
                     delay = FIRST_RETRY;
                 }
-                // Who wrote which field is of no use to a component and often half of an object's size.
-                match event.modify(|object| object.meta_mut().managed_fields = None) {
+                match event {
                     watcher::Event::Init => listing.clear(),
                     watcher::Event::InitApply(object) => listing.push(object),
                     watcher::Event::InitDone => {
@@ -271,8 +310,8 @@ async fn follow<K>(
                     watcher::Event::Apply(object) => shared.write().apply(object),
                     watcher::Event::Delete(object) => {
                         let mut shared = shared.write();
-                        shared.revision = shared.revision.max(version_of(&object));
-                        shared.delete(&ObjectKey::of(&object));
+                        shared.revision = shared.revision.max(object.version());
+                        shared.delete(&object.key());
                     }
                 }
             }
@@ -286,7 +325,7 @@ async fn follow<K>(
 }
 
 /// The `resourceVersion` as a number, 0 if it is none.
-fn version_of<K: kube::Resource>(object: &K) -> u64 {
+pub(crate) fn version_of<K: kube::Resource>(object: &K) -> u64 {
     object.meta().resource_version.as_ref().and_then(|v| v.parse().ok()).unwrap_or(0)
 }
 

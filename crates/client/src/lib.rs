@@ -12,12 +12,14 @@ pub mod endpoints;
 pub mod events;
 mod informer;
 pub mod memory;
+mod packed;
 pub mod pages;
 pub mod quantity;
 mod queue;
 mod retry;
 
 pub use events::{Recorder, Regarding};
-pub use informer::{Change, Informer, InformerGone, ObjectKey};
+pub use informer::{Cached, Change, Informer, InformerGone, ObjectKey};
+pub use packed::Packed;
 pub use queue::{Outcome, WorkQueue};
 pub use retry::Retry;

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use client::ObjectKey;
 use ipnet::IpNet;
@@ -148,25 +149,29 @@ impl Owner {
     }
 }
 
+/// Who asks for a frontend, and for what.
+type Claim = (Arc<Owner>, Arc<Target>);
+
 /// All frontends of the node. Several owners may claim one; the first of them has it until it lets go.
 #[derive(Debug, Clone, Default)]
 pub struct Model {
     /// Ordered by owner. Almost always one, so a list: a tree's node has room for eleven.
-    claims: HashMap<Frontend, Vec<(Owner, Target)>>,
-    owned: HashMap<Owner, Vec<Frontend>>,
+    claims: HashMap<Frontend, Vec<Claim>>,
+    owned: HashMap<Arc<Owner>, Box<[Frontend]>>,
 }
 
 impl Model {
     /// Sets all that an owner asks for (nothing, to forget it); gives the frontends whose target changed.
     pub fn set(&mut self, owner: &Owner, targets: Vec<(Frontend, Target)>) -> HashSet<Frontend> {
-        let before = self.owned.remove(owner).unwrap_or_default();
-        let mut touched: HashMap<Frontend, Option<Target>> = HashMap::new();
+        let (owner, before) =
+            self.owned.remove_entry(owner).unwrap_or_else(|| (Arc::new(owner.clone()), Box::default()));
+        let mut touched: HashMap<Frontend, Option<Arc<Target>>> = HashMap::new();
         for frontend in before.iter().chain(targets.iter().map(|(f, _)| f)) {
             touched.entry(*frontend).or_insert_with(|| self.get(frontend).cloned());
         }
         for frontend in &before {
             if let Some(claims) = self.claims.get_mut(frontend) {
-                claims.retain(|(other, _)| other != owner);
+                claims.retain(|(other, _)| *other != owner);
                 if claims.is_empty() {
                     self.claims.remove(frontend);
                 }
@@ -177,9 +182,9 @@ impl Model {
         }
         for (frontend, target) in targets {
             let claims = self.claims.entry(frontend).or_default();
-            if let Err(at) = claims.binary_search_by(|(other, _)| other.cmp(owner)) {
+            if let Err(at) = claims.binary_search_by(|(other, _)| other.cmp(&owner)) {
                 claims.reserve_exact(1);
-                claims.insert(at, (owner.clone(), target));
+                claims.insert(at, (owner.clone(), Arc::new(target)));
             }
         }
         touched.retain(|frontend, was| self.get(frontend) != was.as_ref());
@@ -187,22 +192,22 @@ impl Model {
     }
 
     /// What a frontend does, if anybody asked for it.
-    pub fn get(&self, frontend: &Frontend) -> Option<&Target> {
+    pub fn get(&self, frontend: &Frontend) -> Option<&Arc<Target>> {
         self.claims.get(frontend)?.first().map(|(_, target)| target)
     }
 
     /// Who has a frontend.
     pub fn owner(&self, frontend: &Frontend) -> Option<&Owner> {
-        self.claims.get(frontend)?.first().map(|(owner, _)| owner)
+        self.claims.get(frontend)?.first().map(|(owner, _)| &**owner)
     }
 
     /// All frontends with what they do, in no order.
-    pub fn iter(&self) -> impl Iterator<Item = (&Frontend, &Target)> {
+    pub fn iter(&self) -> impl Iterator<Item = (&Frontend, &Arc<Target>)> {
         self.claims.iter().filter_map(|(frontend, claims)| Some((frontend, &claims.first()?.1)))
     }
 
     /// The owners that ask for anything.
     pub fn owners(&self) -> impl Iterator<Item = &Owner> {
-        self.owned.keys()
+        self.owned.keys().map(|owner| &**owner)
     }
 }

@@ -6,8 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use client::endpoints::{ZONE, service_of};
-use client::{Change, Informer, InformerGone, ObjectKey, Recorder, Regarding, Retry, memory};
-use futures::TryStreamExt;
+use client::{Cached, Change, Informer, InformerGone, ObjectKey, Packed, Recorder, Regarding, Retry, memory};
 use ipnet::IpNet;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Service};
@@ -15,7 +14,6 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
 use kube::Api;
 use kube::runtime::watcher;
-use serde::de::DeserializeOwned;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -89,8 +87,8 @@ pub async fn run(client: kube::Client, config: ProxyConfig, stop: CancellationTo
     let (recorder, recording) = Recorder::new(client.clone(), stop.clone());
     aside.spawn(recording);
     let caches = Caches {
-        services: trimmed(Api::all(client.clone()), trim::service),
-        slices: trimmed(Api::all(client.clone()), trim::slice),
+        services: Informer::packed(Api::all(client.clone()), trim::service),
+        slices: Informer::packed(Api::all(client.clone()), trim::slice),
         nodes: Informer::start(Api::all(client.clone()), watcher::Config::default()),
         cidrs: Informer::start(Api::all(client), watcher::Config::default()),
     };
@@ -134,18 +132,9 @@ pub async fn run(client: kube::Client, config: ProxyConfig, stop: CancellationTo
     }
 }
 
-/// A cache of objects without the fields that nobody here looks at.
-fn trimmed<K>(api: Api<K>, trim: fn(&mut K)) -> Informer<K>
-where
-    K: kube::Resource + Clone + DeserializeOwned + std::fmt::Debug + Send + Sync + 'static,
-{
-    let events = watcher(api, watcher::Config::default());
-    Informer::from_events(events.map_ok(move |event| event.modify(trim)))
-}
-
 struct Caches {
-    services: Informer<Service>,
-    slices: Informer<EndpointSlice>,
+    services: Informer<Packed<Service>>,
+    slices: Informer<Packed<EndpointSlice>>,
     nodes: Informer<Node>,
     cidrs: Informer<ServiceCIDR>,
 }
@@ -163,8 +152,8 @@ impl Caches {
 }
 
 struct Feeds {
-    services: UnboundedReceiver<Change<Service>>,
-    slices: UnboundedReceiver<Change<EndpointSlice>>,
+    services: UnboundedReceiver<Change<Packed<Service>>>,
+    slices: UnboundedReceiver<Change<Packed<EndpointSlice>>>,
     nodes: UnboundedReceiver<Change<Node>>,
     cidrs: UnboundedReceiver<Change<ServiceCIDR>>,
     host_ports: watch::Receiver<Vec<HostPort>>,
@@ -172,7 +161,7 @@ struct Feeds {
 
 /// The caches that are looked into; slices are kept by Service instead.
 struct Followed {
-    services: Informer<Service>,
+    services: Informer<Packed<Service>>,
     nodes: Informer<Node>,
     cidrs: Informer<ServiceCIDR>,
 }
@@ -197,7 +186,7 @@ struct Proxy {
     /// Services with a load balancer, and the addresses of theirs that this node answers for.
     answered: HashMap<Owner, Vec<IpAddr>>,
     /// By Service, ordered by name; mostly one, so a list.
-    slices: HashMap<ObjectKey, Vec<Arc<EndpointSlice>>>,
+    slices: HashMap<ObjectKey, Vec<Arc<Packed<EndpointSlice>>>>,
     host_ports: Vec<HostPort>,
     view: NodeView,
     model: Model,
@@ -271,33 +260,32 @@ impl Proxy {
         }
     }
 
-    fn service(&mut self, change: &Change<Service>) {
+    fn service(&mut self, change: &Change<Packed<Service>>) {
         self.metrics.service_changed();
-        self.dirty.insert(Owner::service(&ObjectKey::of(&**change.object())));
+        self.dirty.insert(Owner::service(&change.object().key()));
     }
 
-    fn slice(&mut self, change: &Change<EndpointSlice>) {
+    fn slice(&mut self, change: &Change<Packed<EndpointSlice>>) {
         self.metrics.endpoints_changed();
-        self.triggers.extend(trigger(change).filter(|_| self.started));
-        let old = match change {
-            Change::Applied { old, .. } => old.as_ref(),
-            Change::Deleted(last) => Some(last),
+        let (new, old) = match change {
+            Change::Applied { new, old } => (Some(new), old.as_ref()),
+            Change::Deleted(last) => (None, Some(last)),
         };
-        if let Some((old, key)) = old.and_then(|old| Some((old, service_of(old)?))) {
+        let (now, before) = (new.map(|slice| slice.unpack()), old.map(|slice| slice.unpack()));
+        self.triggers.extend(trigger(now.as_ref(), before.as_ref()).filter(|_| self.started));
+        if let Some((old, key)) = old.zip(before.as_ref().and_then(service_of)) {
             if let Some(slices) = self.slices.get_mut(&key) {
-                slices.retain(|slice| slice.metadata.name != old.metadata.name);
+                slices.retain(|slice| slice.key() != old.key());
                 if slices.is_empty() {
                     self.slices.remove(&key);
                 }
             }
             self.dirty.insert(Owner::service(&key));
         }
-        if let Change::Applied { new, .. } = change
-            && let Some(key) = service_of(new)
-        {
+        if let Some((new, key)) = new.zip(now.as_ref().and_then(service_of)) {
             self.dirty.insert(Owner::service(&key));
             let slices = self.slices.entry(key).or_default();
-            match slices.binary_search_by(|slice| slice.metadata.name.cmp(&new.metadata.name)) {
+            match slices.binary_search_by(|slice| slice.key().cmp(&new.key())) {
                 Ok(at) => slices[at] = new.clone(),
                 Err(at) => {
                     slices.reserve_exact(1);
@@ -325,7 +313,7 @@ impl Proxy {
         if zone != self.view.zone {
             self.view.zone = zone;
             let services = self.followed.services.list();
-            self.dirty.extend(services.iter().map(|s| Owner::service(&ObjectKey::of(&**s))));
+            self.dirty.extend(services.iter().map(|s| Owner::service(&s.key())));
         }
         let status = new.status.as_ref().and_then(|s| s.addresses.as_ref());
         let told = status.into_iter().flatten().filter_map(|a| a.address.parse::<IpAddr>().ok());
@@ -377,8 +365,9 @@ impl Proxy {
         let key = ObjectKey::new(namespace, name);
         self.checks.remove(&key);
         let Some(service) = self.followed.services.get_key(&key) else { return Vec::new() };
-        let slices: Vec<&EndpointSlice> =
-            self.slices.get(&key).into_iter().flatten().map(|slice| &**slice).collect();
+        let service = service.unpack();
+        let slices: Vec<EndpointSlice> =
+            self.slices.get(&key).into_iter().flatten().map(|slice| slice.unpack()).collect();
         if let Some(addresses) = self.speakers.addresses(&service, &slices, &self.view.name) {
             self.answered.insert(owner.clone(), addresses);
         }
@@ -466,7 +455,7 @@ impl Proxy {
                 format!("node {node} failed to start healthcheck \"{key}\" on port {port}: {error}");
             tracing::error!("{message}");
             if let Some(service) = self.followed.services.get_key(&key) {
-                let about = Regarding::of(&*service);
+                let about = Regarding::of(&service.unpack());
                 self.recorder.warning(COMPONENT, about, "FailedToStartServiceHealthcheck", message);
             }
         }
@@ -483,7 +472,12 @@ impl Proxy {
                 "node {} does not forward port {}: the kernel refused {refusal}; all else is in force",
                 self.view.name, frontend.port
             );
-            self.recorder.warning(COMPONENT, Regarding::of(&*service), "FailedToProgramService", message);
+            self.recorder.warning(
+                COMPONENT,
+                Regarding::of(&service.unpack()),
+                "FailedToProgramService",
+                message,
+            );
         }
     }
 
@@ -504,9 +498,8 @@ impl Proxy {
 }
 
 /// When the change behind a slice's version happened, if this version brings news of it.
-fn trigger(change: &Change<EndpointSlice>) -> Option<Timestamp> {
+fn trigger(new: Option<&EndpointSlice>, old: Option<&EndpointSlice>) -> Option<Timestamp> {
     let told = |slice: &EndpointSlice| slice.metadata.annotations.as_ref()?.get(TRIGGER_TIME).cloned();
-    let Change::Applied { new, old } = change else { return None };
-    let now = told(new)?;
-    (old.as_ref().and_then(|old| told(old)) != Some(now.clone())).then(|| now.parse().ok())?
+    let now = told(new?)?;
+    (old.and_then(told).as_ref() != Some(&now)).then(|| now.parse().ok())?
 }

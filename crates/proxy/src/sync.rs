@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use nft::{Batch, Element, Family, Refusal, Socket, Subject, TableName};
 
-use crate::layout::{self, ChainKey, Parts, Placed};
+use crate::layout::{self, ChainKey, Parts, Placed, Shared};
 use crate::model::{Frontend, Ip, Model, NodeView};
 
 /// What we know to be in the kernel.
@@ -15,7 +15,7 @@ pub struct Kernel {
     placed: HashMap<Frontend, Placed>,
     chains: HashSet<ChainKey>,
     /// How many frontends need a shared element.
-    shared: HashMap<(Ip, String, Element), usize>,
+    shared: HashMap<Shared, u32>,
     /// Left out because the kernel refuses them; tried again when they change and when the node does.
     refused: HashSet<Frontend>,
     /// False until the first full replacement, and after a refused transaction.
@@ -129,7 +129,8 @@ impl Kernel {
     fn culprits(&self, error: &nft::Error) -> Vec<(Frontend, Refusal)> {
         let is_about = |parts: &Parts, subject: &Subject| match subject {
             Subject::Element { set, key } => {
-                parts.elements.iter().chain(&parts.shared).any(|(of, e)| of == set && e.key == *key)
+                let own = parts.elements.iter().any(|(of, e)| of == set && e.key == *key);
+                own || parts.shared.iter().map(Shared::element).any(|(of, e)| of == set && e.key == *key)
             }
             Subject::Chain(name) => parts.chains.iter().any(|key| key.name() == *name),
             Subject::Other => false,
@@ -158,8 +159,8 @@ impl Kernel {
             let placed = Placed::new(target, before.get(frontend));
             let parts = placed.parts(frontend);
             self.chains.extend(parts.chains);
-            for (set, element) in parts.shared {
-                *self.shared.entry((frontend.place.ip(), set, element)).or_default() += 1;
+            for shared in parts.shared {
+                *self.shared.entry(shared).or_default() += 1;
             }
             self.placed.insert(*frontend, placed);
         }
@@ -184,18 +185,15 @@ impl Kernel {
             }
             edits.exclusive(ip, &old, &new);
             self.chains.extend(new.chains);
-            for (set, element) in new.shared {
-                let count = self.shared.entry((ip, set, element)).or_default();
-                *count += 1;
+            for shared in &new.shared {
+                *self.shared.entry(*shared).or_default() += 1;
             }
-            for (set, element) in old.shared {
-                let count = self.shared.entry((ip, set.clone(), element.clone())).or_default();
+            for shared in &old.shared {
+                let count = self.shared.entry(*shared).or_default();
                 *count = count.saturating_sub(1);
-                edits.released.push((ip, set, element));
             }
-            for item in after.iter().flat_map(|placed| placed.parts(frontend).shared) {
-                edits.wanted.push((ip, item.0, item.1));
-            }
+            edits.released.extend(old.shared);
+            edits.wanted.extend(new.shared);
             if let Some(placed) = after {
                 self.placed.insert(*frontend, placed);
             }
@@ -218,14 +216,16 @@ impl Kernel {
             batch.add_elements(&name_of(*ip), set, elements);
         }
         // Shared elements are in the kernel exactly while somebody counts on them; adding one that is there is fine.
-        let gone: HashSet<_> =
-            edits.released.into_iter().filter(|item| self.shared.get(item) == Some(&0)).collect();
-        for item in &gone {
-            self.shared.remove(item);
-            batch.delete_elements(&name_of(item.0), &item.1, [&item.2]);
+        let gone: HashSet<Shared> =
+            edits.released.into_iter().filter(|shared| self.shared.get(shared) == Some(&0)).collect();
+        for shared in &gone {
+            self.shared.remove(shared);
+            let (set, element) = shared.element();
+            batch.delete_elements(&name_of(shared.ip()), set, [&element]);
         }
-        for (ip, set, element) in edits.wanted {
-            batch.add_elements(&name_of(ip), &set, [&element]);
+        for shared in edits.wanted {
+            let (set, element) = shared.element();
+            batch.add_elements(&name_of(shared.ip()), set, [&element]);
         }
         batch
     }
@@ -236,8 +236,8 @@ struct Edits {
     chains: Vec<ChainKey>,
     removed: HashMap<(Ip, String), Vec<Element>>,
     added: HashMap<(Ip, String), Vec<Element>>,
-    released: Vec<(Ip, String, Element)>,
-    wanted: Vec<(Ip, String, Element)>,
+    released: Vec<Shared>,
+    wanted: Vec<Shared>,
 }
 
 impl Edits {

@@ -97,7 +97,7 @@ mod tests {
     fn rules(service: &Service, slice: &EndpointSlice) -> Vec<(Frontend, Target)> {
         let view = NodeView { name: "here".into(), zone: Some("a".into()), ..NodeView::default() };
         let model: Model = desired(&[service], &[slice], &view, &[]);
-        let mut all: Vec<_> = model.iter().map(|(f, t)| (*f, t.clone())).collect();
+        let mut all: Vec<_> = model.iter().map(|(f, t)| (*f, (**t).clone())).collect();
         all.sort_by_key(|(frontend, _)| *frontend);
         all
     }

@@ -29,7 +29,7 @@ use crate::model::{Frontend, Ip, NodeView, Place};
 use chains::prefix;
 
 pub use chains::{ChainKey, ForwardKey};
-pub use parts::{Parts, Placed};
+pub use parts::{Parts, Placed, Shared};
 pub use slots::{Slot, Slots};
 
 /// The name of our tables.
@@ -298,7 +298,7 @@ pub fn table<'a>(
 ) -> Table {
     let mut table = skeleton(ip, node);
     let mut chains = BTreeSet::new();
-    let mut shared: BTreeSet<(String, Vec<Value>)> = BTreeSet::new();
+    let mut shared: BTreeSet<Shared> = BTreeSet::new();
     let mut elements: HashMap<String, Vec<Element>> = HashMap::new();
     for (frontend, placed) in placed.into_iter().filter(|(f, _)| f.place.ip() == ip) {
         let parts = placed.parts(frontend);
@@ -306,11 +306,10 @@ pub fn table<'a>(
         for (set, element) in parts.elements {
             elements.entry(set).or_default().push(element);
         }
-        for (set, element) in parts.shared {
-            if shared.insert((set.clone(), element.key.clone())) {
-                elements.entry(set).or_default().push(element);
-            }
-        }
+        shared.extend(parts.shared);
+    }
+    for (set, element) in shared.iter().map(Shared::element) {
+        elements.entry(set.to_owned()).or_default().push(element);
     }
     for set in &mut table.sets {
         set.elements = elements.remove(&set.name).unwrap_or_default();

@@ -1,6 +1,7 @@
 //! A frontend as elements and chains.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use nft::{Element, Value, Verdict};
@@ -13,14 +14,14 @@ use crate::model::{Action, Forward, Frontend, Ip, Masquerade, Place, Target};
 /// A frontend as it is, or will be, in the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Placed {
-    target: Target,
+    target: Arc<Target>,
     slots: Slots,
     insiders: Slots,
 }
 
 impl Placed {
     /// Places a target; `before` is where the same frontend is now.
-    pub fn new(target: &Target, before: Option<&Self>) -> Self {
+    pub fn new(target: &Arc<Target>, before: Option<&Self>) -> Self {
         let empty = Slots::default();
         let (slots, insiders) = before.map_or((&empty, &empty), |b| (&b.slots, &b.insiders));
         let forward = match &target.action {
@@ -59,11 +60,9 @@ impl Placed {
             }
         }
         parts.sources(ip, &key, &self.target.sources);
-        let own = |addr: &IpAddr| Element::new(vec![(*addr).into(), (*addr).into()]);
-        let shared = &mut parts.shared;
-        shared.extend(self.target.hairpins.iter().map(|addr| (hairpin_name(ip).to_owned(), own(addr))));
-        if let (Place::Address(addr), true) = (&frontend.place, self.target.cluster_ip) {
-            shared.push((vips_name(ip).to_owned(), Element::new(vec![(*addr).into()])));
+        parts.shared.extend(self.target.hairpins.iter().map(|addr| Shared::Hairpin(*addr)));
+        if let (Place::Address(addr), true) = (frontend.place, self.target.cluster_ip) {
+            parts.shared.push(Shared::ClusterIp(addr));
         }
         parts
     }
@@ -77,13 +76,38 @@ fn front_key(frontend: &Frontend) -> Vec<Value> {
     }
 }
 
+/// An element that several frontends may need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Shared {
+    /// An endpoint of this node, which may reach itself through a Service.
+    Hairpin(IpAddr),
+    /// An address whose other ports are refused.
+    ClusterIp(IpAddr),
+}
+
+impl Shared {
+    /// The family that it is of.
+    pub fn ip(&self) -> Ip {
+        let (Self::Hairpin(addr) | Self::ClusterIp(addr)) = self;
+        Ip::of(*addr)
+    }
+
+    /// Set and element.
+    pub fn element(&self) -> (&'static str, Element) {
+        match *self {
+            Self::Hairpin(addr) => (hairpin_name(self.ip()), Element::new(vec![addr.into(), addr.into()])),
+            Self::ClusterIp(addr) => (vips_name(self.ip()), Element::new(vec![addr.into()])),
+        }
+    }
+}
+
 /// What a frontend is made of.
 #[derive(Debug, Clone, Default)]
 pub struct Parts {
     /// Set and element; no other frontend has them.
     pub elements: Vec<(String, Element)>,
-    /// Set and element that other frontends may need as well.
-    pub shared: Vec<(String, Element)>,
+    /// What other frontends may need as well.
+    pub shared: Vec<Shared>,
     /// Chains that the elements go to.
     pub chains: Vec<ChainKey>,
 }
