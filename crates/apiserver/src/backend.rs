@@ -9,6 +9,7 @@ use serde_json::Value;
 use storage::{Event, KeyValue, ListOptions};
 
 use crate::core::{Call, Core, store_error};
+use crate::crd;
 use crate::identity::{Attributes, Authorizer, Decision, UserInfo};
 use crate::object::{self, meta, set_meta};
 use crate::objects::{ObjectChange, Objects};
@@ -103,9 +104,10 @@ impl Objects for Backend {
         namespace: &str,
         name: &str,
     ) -> Result<Option<Arc<Value>>, Status> {
-        let key = self.row(resource)?.key(namespace, name);
-        let found = self.core.store.get(&key).await.map_err(store_error)?;
-        found.map(|kv| decode(&kv, kv.mod_revision)).transpose()
+        let row = self.row(resource)?;
+        let found = self.core.store.get(&row.key(namespace, name)).await.map_err(store_error)?;
+        let found = crd::convert::shown(self, &row, found.into_iter().collect()).await?;
+        found.first().map(|kv| decode(kv, kv.mod_revision)).transpose()
     }
 
     async fn list(
@@ -119,7 +121,8 @@ impl Objects for Backend {
             _ => row.prefix(),
         };
         let result = self.core.store.list(&prefix, ListOptions::default()).await.map_err(store_error)?;
-        let items = result.items.iter().map(|kv| decode(kv, kv.mod_revision)).collect::<Result<_, _>>()?;
+        let items = crd::convert::shown(self, &row, result.items).await?;
+        let items = items.iter().map(|kv| decode(kv, kv.mod_revision)).collect::<Result<_, _>>()?;
         Ok((items, result.revision))
     }
 

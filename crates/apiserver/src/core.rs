@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 use http::HeaderMap;
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -13,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::auth::AuthError;
 use crate::config::Config;
 use crate::convert;
+use crate::crd;
 use crate::identity::{Authorizer, UserInfo};
 use crate::kinds::Kinds;
 use crate::object;
@@ -78,9 +80,12 @@ pub struct Call {
     pub core: Arc<Core>,
     /// The row of the version in the URL.
     pub row: Arc<Resource>,
-    /// The row in whose form objects are stored.
+    /// The row in whose form objects are when rules see them: the stored one of a built-in kind, the requested one of a
+    /// custom kind.
     pub stored: Arc<Resource>,
-    /// The rules of the stored form.
+    /// The row in whose form objects are written to the store.
+    pub written: Arc<Resource>,
+    /// The rules of the form of `stored`.
     pub strategy: Arc<dyn Strategy>,
     /// What hooks may know.
     pub cx: Context,
@@ -108,7 +113,8 @@ impl Call {
         user: UserInfo,
         access: (Arc<dyn Objects>, Arc<dyn Authorizer>),
     ) -> Self {
-        let stored = core.registry.load().storage_of(&row);
+        let written = core.registry.load().storage_of(&row);
+        let stored = if row.custom { row.clone() } else { written.clone() };
         let strategy: Arc<dyn Strategy> = if stored.custom {
             Arc::new(crate::crd::rules::Custom(stored.clone()))
         } else {
@@ -131,6 +137,7 @@ impl Call {
             core: core.clone(),
             row,
             stored,
+            written,
             strategy,
             cx,
             query,
@@ -140,6 +147,15 @@ impl Call {
             applies: false,
             internal: false,
         }
+    }
+
+    /// Makes it a request about another, built-in resource.
+    pub fn turn_to(&mut self, row: Arc<Resource>) {
+        self.strategy = self.core.strategy(&row.group_resource());
+        self.stored = row.clone();
+        self.written = row.clone();
+        self.cx.resource = row.clone();
+        self.row = row;
     }
 
     /// Name in the URL.
@@ -190,24 +206,80 @@ impl Call {
         Status::conflict(&self.row.group, &self.row.plural, name, why)
     }
 
-    /// The stored bytes of an object.
+    /// The bytes of an object, in the form that rules see.
+    ///
+    /// # Errors
+    /// 404 when it is not there, 500 when its conversion fails.
+    pub async fn fetch(&self, name: &str) -> Result<KeyValue, Status> {
+        self.shown(self.fetch_written(name).await?).await
+    }
+
+    /// The bytes of an object as they were written.
     ///
     /// # Errors
     /// 404 when it is not there.
-    pub async fn fetch(&self, name: &str) -> Result<KeyValue, Status> {
+    pub async fn fetch_written(&self, name: &str) -> Result<KeyValue, Status> {
         let found = self.core.store.get(&self.key(name)).await.map_err(store_error)?;
         found.ok_or_else(|| self.not_found(name))
     }
 
-    /// A stored object in its stored form, with its version.
+    /// What was read from the store, in the form that rules see.
+    ///
+    /// # Errors
+    /// 500 when the conversion fails.
+    pub async fn shown(&self, kv: KeyValue) -> Result<KeyValue, Status> {
+        if self.stored.conversion.is_none() {
+            return Ok(kv);
+        }
+        let one = self.all_shown(vec![kv]).await?.pop();
+        one.ok_or_else(|| Status::internal("a conversion lost an object"))
+    }
+
+    /// [`Self::shown`], of many with one question to the webhook.
+    ///
+    /// # Errors
+    /// 500 when the conversion fails.
+    pub async fn all_shown(&self, items: Vec<KeyValue>) -> Result<Vec<KeyValue>, Status> {
+        crd::convert::shown(self.cx.objects.as_ref(), &self.stored, items).await
+    }
+
+    /// Whether bytes of the store are of the version that is written now.
+    pub fn is_current(&self, kv: &KeyValue) -> bool {
+        !self.written.custom || kv.value.starts_with(object::head(&self.written).as_bytes())
+    }
+
+    /// An object as bytes for the store.
+    ///
+    /// # Errors
+    /// 500 when the conversion fails.
+    pub async fn encode(&self, object: &Value) -> Result<Bytes, Status> {
+        if self.written.conversion.is_none() || Arc::ptr_eq(&self.stored, &self.written) {
+            return Ok(object::encode(&self.written, object));
+        }
+        let mut sent = object.clone();
+        object::set_meta(&mut sent, "resourceVersion", Value::Null);
+        let objects = self.cx.objects.as_ref();
+        let converted = crd::convert::convert(objects, &self.written, vec![sent]).await?;
+        Ok(object::encode(&self.written, converted.first().unwrap_or(&Value::Null)))
+    }
+
+    /// An object that was read, with its version.
     ///
     /// # Errors
     /// 500 for bytes that are no object.
     pub fn parse(&self, kv: &KeyValue) -> Result<Value, Status> {
-        let mut object = object::decode(&kv.value, kv.mod_revision)
+        self.parse_at(kv, kv.mod_revision)
+    }
+
+    /// The same with another version: a removal's.
+    ///
+    /// # Errors
+    /// 500 for bytes that are no object.
+    pub fn parse_at(&self, kv: &KeyValue, revision: u64) -> Result<Value, Status> {
+        let mut object = object::decode(&kv.value, revision)
             .map_err(|e| Status::internal(format!("decode {}: {e}", kv.key)))?;
         if self.stored.custom {
-            // The version that is stored may have been another one when this was written.
+            // Versions that differ by name alone are not converted.
             object::set_top(&mut object, "apiVersion", self.stored.api_version().into());
         }
         Ok(object)

@@ -32,6 +32,7 @@ pub mod object;
 pub mod objects;
 pub mod openapi;
 pub mod paths;
+pub mod post;
 pub mod quota;
 pub mod registry;
 pub mod request;

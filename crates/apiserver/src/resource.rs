@@ -81,6 +81,8 @@ pub struct Resource {
     pub custom: bool,
     /// Whether objects are stored in the form of this version, of several custom ones.
     pub stores: bool,
+    /// Who converts the objects of a custom kind to this version; without one its versions differ by name alone.
+    pub conversion: Option<Arc<crate::crd::convert::Webhook>>,
     /// Where a custom kind keeps its replicas.
     pub scale_paths: Option<ScalePaths>,
     /// OpenAPI schema of a CustomResourceDefinition.
@@ -158,6 +160,7 @@ impl Resource {
             columns: Vec::new(),
             custom: false,
             stores: true,
+            conversion: None,
             scale_paths: None,
             schema: None,
             warning: None,

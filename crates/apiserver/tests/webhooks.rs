@@ -4,27 +4,11 @@
 
 mod common;
 
-use std::convert::Infallible;
-use std::sync::{Arc, Mutex};
-
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use bytes::Bytes;
-use http::{Method, Request, Response};
-use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
-use rustls::pki_types::PrivateKeyDer;
+use common::hook::Hook;
+use http::Method;
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
-use tokio_rustls::TlsAcceptor;
-
-/// The stand-in: what it was asked, and its port.
-struct Hook {
-    asked: Arc<Mutex<Vec<Value>>>,
-    port: u16,
-}
 
 /// What the path asks it to do.
 fn answer(path: &str, request: &Value) -> Value {
@@ -40,64 +24,24 @@ fn answer(path: &str, request: &Value) -> Value {
     }
 }
 
-async fn serve(asked: Arc<Mutex<Vec<Value>>>, request: Request<Incoming>) -> Response<Full<Bytes>> {
-    let path = request.uri().path().to_owned();
-    let body = request.into_body().collect().await.unwrap().to_bytes();
-    if path == "/hang" {
-        std::future::pending::<()>().await;
+fn reply(path: &str, review: &Value) -> Option<(u16, String)> {
+    match path {
+        "/hang" => None,
+        "/broken" => Some((500, "oh no".into())),
+        _ => {
+            let response = answer(path, &review["request"]);
+            let answer =
+                json!({"kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "response": response});
+            Some((200, answer.to_string()))
+        }
     }
-    if path == "/broken" {
-        return Response::builder().status(500).body(Full::from("oh no")).unwrap();
-    }
-    let review: Value = serde_json::from_slice(&body).unwrap();
-    asked.lock().unwrap().push(review["request"].clone());
-    let answer = json!({"kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1",
-        "response": answer(&path, &review["request"])});
-    Response::new(Full::from(answer.to_string()))
 }
 
-impl Hook {
-    async fn start(f: &common::Fixture) -> Self {
-        let (_, _, certificate, key) = f.pki.issue("hook", &[], &["127.0.0.1"]);
-        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-        let tls = rustls::ServerConfig::builder()
-            .with_no_client_auth()
-            .with_single_cert(vec![certificate], key)
-            .unwrap();
-        let (acceptor, listener) =
-            (TlsAcceptor::from(Arc::new(tls)), TcpListener::bind("127.0.0.1:0").await.unwrap());
-        let hook = Hook { asked: Arc::default(), port: listener.local_addr().unwrap().port() };
-        let asked = hook.asked.clone();
-        tokio::spawn(async move {
-            while let Ok((tcp, _)) = listener.accept().await {
-                let (acceptor, asked) = (acceptor.clone(), asked.clone());
-                tokio::spawn(async move {
-                    let Ok(stream) = acceptor.accept(tcp).await else { return };
-                    let service = service_fn(move |request| {
-                        let asked = asked.clone();
-                        async move { Ok::<_, Infallible>(serve(asked, request).await) }
-                    });
-                    let _ = hyper::server::conn::http1::Builder::new()
-                        .serve_connection(TokioIo::new(stream), service)
-                        .await;
-                });
-            }
-        });
-        hook
-    }
-
-    /// A webhook for `resources` of core/v1 that goes to `path`.
-    fn spec(&self, f: &common::Fixture, path: &str, resources: &[&str]) -> Value {
-        json!({"name": "hook.example.com", "sideEffects": "None", "admissionReviewVersions": ["v1"],
-            "timeoutSeconds": 1,
-            "clientConfig": {"url": format!("https://127.0.0.1:{}{path}", self.port),
-                "caBundle": STANDARD.encode(&f.pki.ca_pem)},
-            "rules": [{"operations": ["*"], "apiGroups": ["*"], "apiVersions": ["*"], "resources": resources}]})
-    }
-
-    fn asked(&self) -> Vec<Value> {
-        std::mem::take(&mut self.asked.lock().unwrap())
-    }
+/// A webhook for `resources` of core/v1 that goes to `path`.
+fn spec(hook: &Hook, f: &common::Fixture, path: &str, resources: &[&str]) -> Value {
+    json!({"name": "hook.example.com", "sideEffects": "None", "admissionReviewVersions": ["v1"],
+        "timeoutSeconds": 1, "clientConfig": hook.client(f, path),
+        "rules": [{"operations": ["*"], "apiGroups": ["*"], "apiVersions": ["*"], "resources": resources}]})
 }
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
@@ -120,8 +64,8 @@ fn map(name: &str) -> Value {
 #[tokio::test]
 async fn a_mutating_webhook_changes_what_is_stored() {
     let f = common::start().await;
-    let hook = Hook::start(&f).await;
-    configure(&f, MUTATING, hook.spec(&f, "/label", &["configmaps"])).await;
+    let hook = Hook::start(&f, reply).await;
+    configure(&f, MUTATING, spec(&hook, &f, "/label", &["configmaps"])).await;
     let made = f.post(MAPS, &map("a")).await;
     assert_eq!((made.code, &made.json()["metadata"]["labels"]["hooked"]), (201, &json!("yes")));
     let asked = hook.asked().remove(0);
@@ -137,9 +81,9 @@ async fn a_mutating_webhook_changes_what_is_stored() {
 #[tokio::test]
 async fn a_validating_webhook_refuses_each_way_of_writing() {
     let f = common::start().await;
-    let hook = Hook::start(&f).await;
+    let hook = Hook::start(&f, reply).await;
     assert_eq!(f.post(MAPS, &map("old")).await.code, 201);
-    configure(&f, VALIDATING, hook.spec(&f, "/refuse", &["configmaps"])).await;
+    configure(&f, VALIDATING, spec(&hook, &f, "/refuse", &["configmaps"])).await;
     let why = "admission webhook \"hook.example.com\" denied the request: not on my watch";
     let old = format!("{MAPS}/old");
     let patch = json!({"data": {"c": "d"}});
@@ -165,27 +109,27 @@ async fn a_validating_webhook_refuses_each_way_of_writing() {
 #[tokio::test]
 async fn failures_count_as_the_policy_says() {
     let f = common::start().await;
-    let hook = Hook::start(&f).await;
+    let hook = Hook::start(&f, reply).await;
     let expected = [
         ("/broken", "an error on the server (\"oh no\", status 500"),
         ("/hang", "context deadline exceeded"),
         ("/other", "expected response.uid"),
     ];
     for (path, words) in expected {
-        let mut spec = hook.spec(&f, path, &["configmaps"]);
-        configure(&f, VALIDATING, spec.clone()).await;
+        let mut wanted = spec(&hook, &f, path, &["configmaps"]);
+        configure(&f, VALIDATING, wanted.clone()).await;
         let (code, text) = f.post(MAPS, &map("a")).await.status();
         assert_eq!(code, 500, "{text}");
         let head = "Internal error occurred: failed calling webhook \"hook.example.com\": ";
         assert!(text.starts_with(head) && text.contains(words), "{text}");
-        spec["failurePolicy"] = json!("Ignore");
-        configure(&f, VALIDATING, spec).await;
+        wanted["failurePolicy"] = json!("Ignore");
+        configure(&f, VALIDATING, wanted).await;
         assert_eq!(f.post(MAPS, &json!({"metadata": {"generateName": "b"}})).await.code, 201);
     }
     // An authority that did not sign the webhook's certificate.
-    let mut spec = hook.spec(&f, "/ok", &["configmaps"]);
-    spec["clientConfig"]["caBundle"] = STANDARD.encode(common::Pki::new().ca_pem).into();
-    configure(&f, VALIDATING, spec).await;
+    let mut wanted = spec(&hook, &f, "/ok", &["configmaps"]);
+    wanted["clientConfig"]["caBundle"] = STANDARD.encode(common::Pki::new().ca_pem).into();
+    configure(&f, VALIDATING, wanted).await;
     let (code, text) = f.post(MAPS, &map("a")).await.status();
     assert!(code == 500 && text.contains("certificate"), "{text}");
 }
@@ -193,11 +137,11 @@ async fn failures_count_as_the_policy_says() {
 #[tokio::test]
 async fn selectors_dry_runs_versions_and_connections() {
     let f = common::start().await;
-    let hook = Hook::start(&f).await;
-    let mut spec = hook.spec(&f, "/ok", &["configmaps"]);
-    spec["namespaceSelector"] = json!({"matchLabels": {"watched": "yes"}});
-    spec["objectSelector"] = json!({"matchExpressions": [{"key": "skip", "operator": "DoesNotExist"}]});
-    configure(&f, VALIDATING, spec.clone()).await;
+    let hook = Hook::start(&f, reply).await;
+    let mut wanted = spec(&hook, &f, "/ok", &["configmaps"]);
+    wanted["namespaceSelector"] = json!({"matchLabels": {"watched": "yes"}});
+    wanted["objectSelector"] = json!({"matchExpressions": [{"key": "skip", "operator": "DoesNotExist"}]});
+    configure(&f, VALIDATING, wanted.clone()).await;
     f.post(MAPS, &map("a")).await;
     assert!(hook.asked().is_empty(), "the namespace is not chosen");
     let label = json!({"metadata": {"labels": {"watched": "yes"}}});
@@ -212,19 +156,19 @@ async fn selectors_dry_runs_versions_and_connections() {
     let hpas = "/apis/autoscaling/v1/namespaces/default/horizontalpodautoscalers";
     let hpa = json!({"metadata": {"name": "h"}, "spec": {"maxReplicas": 2, "targetCPUUtilizationPercentage": 50,
         "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "d"}}});
-    let mut spec = hook.spec(&f, "/ok", &["horizontalpodautoscalers"]);
-    spec["rules"][0]["apiVersions"] = json!(["v2"]);
-    configure(&f, VALIDATING, spec.clone()).await;
+    let mut wanted = spec(&hook, &f, "/ok", &["horizontalpodautoscalers"]);
+    wanted["rules"][0]["apiVersions"] = json!(["v2"]);
+    configure(&f, VALIDATING, wanted.clone()).await;
     assert_eq!(f.post(hpas, &hpa).await.code, 201);
     let asked = hook.asked().remove(0);
     assert_eq!((&asked["kind"]["version"], &asked["requestKind"]["version"]), (&json!("v2"), &json!("v1")));
     assert_eq!(asked["object"]["spec"]["metrics"][0]["resource"]["name"], "cpu");
-    spec["matchPolicy"] = json!("Exact");
-    configure(&f, VALIDATING, spec).await;
+    wanted["matchPolicy"] = json!("Exact");
+    configure(&f, VALIDATING, wanted).await;
     f.delete(&format!("{hpas}/h"), None).await;
     assert!(hook.asked().is_empty());
 
-    configure(&f, VALIDATING, hook.spec(&f, "/refuse", &["pods/exec"])).await;
+    configure(&f, VALIDATING, spec(&hook, &f, "/refuse", &["pods/exec"])).await;
     f.post("/api/v1/namespaces/default/serviceaccounts", &json!({"metadata": {"name": "default"}})).await;
     let pod = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
     assert_eq!(f.post("/api/v1/namespaces/default/pods", &pod).await.code, 201);

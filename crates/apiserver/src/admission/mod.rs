@@ -6,7 +6,6 @@
 
 mod limits;
 mod policy;
-pub(crate) mod post;
 mod review;
 mod rules;
 mod scene;

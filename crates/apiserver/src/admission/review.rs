@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::Write;
 use crate::convert;
 use crate::core::Call;
+use crate::crd;
 use crate::identity::UserInfo;
 use crate::kinds::value::{list, name, text, unset};
 use crate::object::set_top;
@@ -39,24 +40,35 @@ fn kind(row: &Resource, subresource: &str) -> Value {
 }
 
 /// An object in the form of one version, as the subresource shows it.
-pub fn outward(call: &Call, row: &Resource, object: &Value) -> Value {
+///
+/// # Errors
+/// 500 when a conversion by webhook fails.
+pub async fn outward(call: &Call, row: &Resource, object: &Value) -> Result<Value, Status> {
     let mut out = object.clone();
     if call.cx.subresource == "scale" && out["kind"] != "Scale" {
-        return scale::view(call, object);
+        return Ok(scale::view(call, object));
     }
     // Bodies of other subresources (Eviction, PodExecOptions) are sent as they came.
     let differs = row.version != call.stored.version || row.group != call.stored.group;
     if differs && out["kind"] == call.stored.kind.as_str() {
+        if row.custom {
+            return custom(call, row, out).await;
+        }
         convert::from_stored(row, &mut out);
     }
-    out
+    Ok(out)
+}
+
+async fn custom(call: &Call, row: &Resource, object: Value) -> Result<Value, Status> {
+    let converted = crd::convert::convert(call.cx.objects.as_ref(), row, vec![object]).await?;
+    Ok(converted.into_iter().next().unwrap_or_default())
 }
 
 /// What a webhook made of [`outward`]'s object, in stored form again.
 ///
 /// # Errors
-/// A change of the kind, or of a view that cannot be turned back.
-pub fn inward(call: &Call, row: &Resource, before: &Value, after: Value) -> Result<Value, Status> {
+/// A change of the kind, or of a view that cannot be turned back; a conversion by webhook that fails.
+pub async fn inward(call: &Call, row: &Resource, before: &Value, after: Value) -> Result<Value, Status> {
     if call.cx.subresource == "scale" {
         return scale::scaled(call, before, &after);
     }
@@ -65,6 +77,9 @@ pub fn inward(call: &Call, row: &Resource, before: &Value, after: Value) -> Resu
     }
     let mut after = after;
     if row.version != call.stored.version || row.group != call.stored.group {
+        if row.custom {
+            return custom(call, &call.stored, after).await;
+        }
         convert::to_stored(row, &call.stored, &mut after);
     }
     Ok(after)
@@ -104,13 +119,27 @@ pub fn request(call: &Call, row: &Resource, write: Write<'_>) -> Value {
 }
 
 /// The question.
-pub fn question(call: &Call, row: &Resource, write: Write<'_>, uid: &str, version: &str) -> Value {
+///
+/// # Errors
+/// As [`outward`].
+pub async fn question(
+    call: &Call,
+    row: &Resource,
+    write: Write<'_>,
+    uid: &str,
+    version: &str,
+) -> Result<Value, Status> {
     let mut request = request(call, row, write);
     request["uid"] = uid.into();
-    let side = |object: Option<&Value>| object.map(|o| outward(call, row, o)).unwrap_or_default();
-    request["object"] = side(write.new);
-    request["oldObject"] = side(write.old);
-    json!({"kind": "AdmissionReview", "apiVersion": format!("admission.k8s.io/{version}"), "request": request})
+    for (key, object) in [("object", write.new), ("oldObject", write.old)] {
+        request[key] = match object {
+            Some(object) => outward(call, row, object).await?,
+            None => Value::Null,
+        };
+    }
+    Ok(
+        json!({"kind": "AdmissionReview", "apiVersion": format!("admission.k8s.io/{version}"), "request": request}),
+    )
 }
 
 /// What a webhook answered.

@@ -18,10 +18,11 @@ impl Scene {
     /// Of a request.
     ///
     /// # Errors
-    /// An unreadable store.
+    /// An unreadable store, a conversion by webhook that fails.
     pub async fn of(call: &Call, row: &Arc<Resource>, write: Write<'_>) -> Result<Self, Status> {
-        let side = |object: Option<&serde_json::Value>| {
-            object.map_or(Value::Null, |object| dynamic(&review::outward(call, row, object)))
+        let side = async |object: Option<&serde_json::Value>| match object {
+            Some(object) => review::outward(call, row, object).await.map(|shown| dynamic(&shown)),
+            None => Ok(Value::Null),
         };
         let namespace = if call.row.namespaced {
             let resource = GroupResource::new("", "namespaces");
@@ -31,8 +32,8 @@ impl Scene {
         };
         let (ask, about) = cel::authorizers(call.cx.authorizer.clone(), call.cx.user.clone(), about(call));
         Ok(Scene(vec![
-            ("object", side(write.new)),
-            ("oldObject", side(write.old)),
+            ("object", side(write.new).await?),
+            ("oldObject", side(write.old).await?),
             ("request", dynamic(&review::request(call, row, write))),
             ("namespaceObject", namespace.map_or(Value::Null, |n| dynamic(&n))),
             ("authorizer", ask),

@@ -9,10 +9,11 @@ use futures::future::join_all;
 use serde_json::Value;
 
 use super::scene::{self, Scene};
-use super::{Operation, Write, post, review, rules};
+use super::{Operation, Write, review, rules};
 use crate::cel::Budget;
 use crate::core::Call;
 use crate::kinds::value::{list, name, text};
+use crate::post;
 use crate::resource::{GroupResource, Resource};
 use crate::status::Status;
 
@@ -48,7 +49,7 @@ impl Hook {
         let spoken = |v: &&str| list(spec, "admissionReviewVersions").iter().any(|w| w == *v);
         let version = review::VERSIONS.into_iter().find(spoken).unwrap_or(review::VERSIONS[0]);
         let uid = uuid::Uuid::new_v4().to_string();
-        let body = review::question(call, &self.row, write, &uid, version);
+        let body = review::question(call, &self.row, write, &uid, version).await?;
         let timeout = Duration::from_secs(spec["timeoutSeconds"].as_u64().unwrap_or(10));
         let answered = post::post(call.cx.objects.as_ref(), &spec["clientConfig"], &body, timeout).await;
         let verdict = answered
@@ -151,7 +152,7 @@ async fn change(
 ) -> Result<bool, Status> {
     let verdict = hook.ask(call, Write { operation, new: Some(new), old }).await?;
     let Some(patch) = verdict.and_then(|v| v.patch) else { return Ok(false) };
-    let before = review::outward(call, &hook.row, new);
+    let before = review::outward(call, &hook.row, new).await?;
     let mut after = before.clone();
     schema::patch::json(&mut after, &patch).map_err(|why| {
         Status::internal(format!("failed calling webhook {:?}: applying its patch: {why}", hook.name()))
@@ -159,7 +160,7 @@ async fn change(
     if after == before {
         return Ok(false);
     }
-    *new = review::inward(call, &hook.row, new, after)?;
+    *new = review::inward(call, &hook.row, new, after).await?;
     Ok(true)
 }
 

@@ -1,5 +1,6 @@
 //! CustomResourceDefinitions: from a stored definition to rows of the kinds table, served by the same handlers.
 
+pub mod convert;
 pub mod follow;
 pub mod rules;
 pub mod schema;
@@ -27,10 +28,11 @@ fn texts(value: &Value) -> Vec<String> {
 pub fn rows(definition: &Value) -> Vec<Resource> {
     let spec = &definition["spec"];
     let versions = spec["versions"].as_array().map_or(&[][..], Vec::as_slice);
+    let conversion = convert::Webhook::of(&spec["conversion"]).map(Arc::new);
     let mut rows: Vec<Resource> = versions
         .iter()
         .filter(|v| v["served"] == true || v["storage"] == true)
-        .map(|v| row(spec, v))
+        .map(|v| Resource { conversion: conversion.clone(), ..row(spec, v) })
         .collect();
     rows.sort_by_key(|row| std::cmp::Reverse(stability(&row.version)));
     rows
@@ -99,7 +101,7 @@ fn stability(version: &str) -> (u8, u64, u64) {
     parse().unwrap_or((0, 0, 0))
 }
 
-/// The definition as accepted: finalizer, names, conditions. `None` when nothing is to be changed.
+/// The definition as accepted: finalizer, names, stored versions, conditions. `None` when nothing is to be changed.
 pub fn accepted(definition: &Value) -> Option<Value> {
     let mut new = definition.clone();
     let mut finalizers = texts(&new["metadata"]["finalizers"]);
@@ -108,8 +110,16 @@ pub fn accepted(definition: &Value) -> Option<Value> {
         object::set_meta(&mut new, "finalizers", finalizers.into());
     }
     let names = new["spec"]["names"].clone();
+    let storage = new["spec"]["versions"].as_array().into_iter().flatten().find(|v| v["storage"] == true);
+    let storage = storage.map(|v| v["name"].clone());
     let status = object::make_child(&mut new, "status");
     status.insert("acceptedNames".into(), names);
+    let stored = status.entry("storedVersions").or_insert_with(|| json!([]));
+    if let (Some(stored), Some(storage)) = (stored.as_array_mut(), storage)
+        && !stored.contains(&storage)
+    {
+        stored.push(storage);
+    }
     let conditions = status.entry("conditions").or_insert_with(|| json!([]));
     for (kind, reason, message) in [
         ("NamesAccepted", "NoConflicts", "no conflicts found"),
@@ -161,5 +171,13 @@ mod tests {
         assert_eq!(new["metadata"]["finalizers"], json!([FINALIZER]));
         assert_eq!(new["status"]["conditions"][1]["type"], "Established");
         assert_eq!(accepted(&new), None);
+        // Objects of the old version may still be there when another one is stored.
+        let mut moved = new;
+        moved["spec"]["versions"][0]["storage"] = json!(true);
+        moved["spec"]["versions"][1]["storage"] = json!(false);
+        assert_eq!(
+            accepted(&moved).unwrap_or_default()["status"]["storedVersions"],
+            json!(["v1", "v1beta1"])
+        );
     }
 }

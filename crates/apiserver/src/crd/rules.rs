@@ -10,7 +10,7 @@ use crate::object;
 use crate::resource::Resource;
 use crate::strategy::{Context, Strategy};
 
-/// Rules of the objects of one definition, in the version they are stored in.
+/// Rules of the objects of one definition, in the version that was asked for.
 pub struct Custom(pub Arc<Resource>);
 
 impl Custom {

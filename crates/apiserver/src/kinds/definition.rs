@@ -6,6 +6,7 @@ use super::admission::client_config;
 use super::checks;
 use super::rules::Rules;
 use super::value::{child, default, list, name, text, unset};
+use crate::crd::convert::REVIEWS;
 use crate::crd::validations;
 use crate::field::{FieldError, FieldErrors};
 
@@ -50,7 +51,8 @@ pub const DEFINITION: Rules = Rules {
             errors.one_of(spec, "spec", "scope", &["Cluster", "Namespaced"]);
         }
         versions(spec, errors);
-        conversion(spec, errors);
+        conversion(&spec["conversion"], errors);
+        stored_versions(object, errors);
     },
     validate_update: |new, old, errors| {
         errors.immutable(&new["spec"]["scope"], &old["spec"]["scope"], "spec.scope");
@@ -125,37 +127,54 @@ fn structural(schema: &Value, path: &str, depth: usize, errors: &mut FieldErrors
     }
 }
 
-fn conversion(spec: &Value, errors: &mut FieldErrors) {
-    let conversion = &spec["conversion"];
-    let served = list(spec, "versions").iter().filter(|version| version["served"] == true).count();
+/// Paths are those of upstream's internal type, which its messages name.
+fn conversion(conversion: &Value, errors: &mut FieldErrors) {
     let path = "spec.conversion";
     errors.one_of(conversion, path, "strategy", &["None", "Webhook"]);
+    let webhook = &conversion["webhook"];
+    let client_path = format!("{path}.webhookClientConfig");
     if text(conversion, "strategy") != "Webhook" {
-        if !conversion["webhook"].is_null() {
+        if !webhook.is_null() {
             let why = "should not be set when strategy is not set to Webhook";
-            errors.push(FieldError::forbidden("spec.conversion.webhook", why));
+            errors.push(FieldError::forbidden(client_path, why));
         }
         return;
     }
-    // Half a conversion would hand out objects of the wrong version as if they were right.
-    if served > 1 {
-        let why = "conversion by webhook is not there yet: serve one version, or use the strategy None";
-        errors.push(FieldError::forbidden(format!("{path}.strategy"), why));
+    if webhook["clientConfig"].is_object() {
+        client_config(&webhook["clientConfig"], &client_path, errors);
+    } else {
+        errors.push(FieldError::required(client_path, "required when strategy is set to Webhook"));
     }
-    let webhook = &conversion["webhook"];
-    if !webhook["clientConfig"].is_object() {
-        let why = "required when strategy is set to Webhook";
-        errors.push(FieldError::required("spec.conversion.webhook.clientConfig", why));
-        return;
+    let path = format!("{path}.conversionReviewVersions");
+    let wanted = list(webhook, "conversionReviewVersions");
+    if wanted.is_empty() {
+        return errors.push(FieldError::required(path, ""));
     }
-    client_config(&webhook["clientConfig"], "spec.conversion.webhook.clientConfig", errors);
-    let (spoken, at) =
-        (list(webhook, "conversionReviewVersions"), "spec.conversion.webhook.conversionReviewVersions");
-    if spoken.is_empty() {
-        errors.push(FieldError::required(at, "must specify one of v1, v1beta1"));
-    } else if !spoken.iter().any(|v| v == "v1") {
-        let why = "must include v1: this server speaks no other version";
-        errors.push(FieldError::invalid(at, webhook["conversionReviewVersions"].clone(), why));
+    for (i, version) in wanted.iter().enumerate() {
+        let (at, name) = (format!("{path}[{i}]"), version.as_str().unwrap_or_default());
+        if wanted[..i].contains(version) {
+            errors.push(FieldError::invalid(at, name, "duplicate version"));
+            continue;
+        }
+        for why in checks::dns1035_label(name) {
+            errors.push(FieldError::invalid(&at, name, why));
+        }
+    }
+    if !wanted.iter().filter_map(Value::as_str).any(|v| REVIEWS.contains(&v)) {
+        let known = REVIEWS.join(", ");
+        let why = format!("none of the versions accepted by this server. accepted version(s) are {known}");
+        errors.push(FieldError::invalid(path, webhook["conversionReviewVersions"].clone(), why));
+    }
+}
+
+/// A version that objects may still be stored in has to stay.
+fn stored_versions(object: &Value, errors: &mut FieldErrors) {
+    let versions = list(&object["spec"], "versions");
+    for (i, stored) in list(&object["status"], "storedVersions").iter().enumerate() {
+        if !versions.iter().any(|version| version["name"] == *stored) {
+            let path = format!("status.storedVersions[{i}]");
+            errors.push(FieldError::invalid(path, stored.clone(), "must appear in spec.versions"));
+        }
     }
 }
 
@@ -208,18 +227,54 @@ mod tests {
 
     #[test]
     fn conversions() {
+        let of = |conversion: Value| {
+            let mut object = definition("things.x.example");
+            object["spec"]["conversion"] = conversion;
+            offences(DEFINITION, object)
+        };
+        let webhook = |client: Value, versions: Value| {
+            of(
+                json!({"strategy": "Webhook", "webhook": {"clientConfig": client, "conversionReviewVersions": versions}}),
+            )
+        };
+        let url = json!({"url": "https://a/"});
+        assert_eq!(webhook(url.clone(), json!(["v1", "v1beta1", "v9"])), "[]");
+        let (client, versions) =
+            ("spec.conversion.webhookClientConfig", "spec.conversion.conversionReviewVersions");
+        for (got, expected) in [
+            (
+                of(json!({"strategy": "None", "webhook": {}})),
+                format!("{client}: Forbidden: should not be set when strategy is not set to Webhook"),
+            ),
+            (
+                webhook(json!(null), json!(["v1"])),
+                format!("{client}: Required value: required when strategy is set to Webhook"),
+            ),
+            (
+                webhook(json!({}), json!(["v1"])),
+                format!("{client}: Required value: exactly one of url or service is required"),
+            ),
+            (webhook(url.clone(), json!([])), format!("{versions}: Required value")),
+            (
+                webhook(url.clone(), json!(["v1", "v1"])),
+                format!("{versions}[1]: Invalid value: \"v1\": duplicate version"),
+            ),
+            (
+                webhook(url, json!(["v2"])),
+                format!(
+                    "{versions}: Invalid value: [\"v2\"]: none of the versions accepted by this server. accepted version(s) are v1, v1beta1"
+                ),
+            ),
+        ] {
+            assert_eq!(got, expected);
+        }
+    }
+
+    #[test]
+    fn stored_versions_stay() {
         let mut object = definition("things.x.example");
-        object["spec"]["conversion"] = json!({"strategy": "Webhook"});
-        assert!(offences(DEFINITION, object.clone()).contains("required when strategy is set to Webhook"));
-        object["spec"]["conversion"]["webhook"] =
-            json!({"clientConfig": {"url": "https://a/"}, "conversionReviewVersions": ["v1"]});
-        assert_eq!(offences(DEFINITION, object.clone()), "[]");
-        let mut second = object["spec"]["versions"][0].clone();
-        second["name"] = json!("v2");
-        second["storage"] = json!(false);
-        second["served"] = json!(true);
-        object["spec"]["versions"][0]["served"] = json!(true);
-        object["spec"]["versions"].as_array_mut().unwrap().push(second);
-        assert!(offences(DEFINITION, object).contains("serve one version, or use the strategy None"));
+        object["status"] = json!({"storedVersions": ["v1", "v0"]});
+        let why = "status.storedVersions[1]: Invalid value: \"v0\": must appear in spec.versions";
+        assert_eq!(offences(DEFINITION, object), why);
     }
 }

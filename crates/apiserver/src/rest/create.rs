@@ -74,14 +74,14 @@ pub async fn store_new(call: &Call, body: Value) -> Result<Stored, Status> {
     let tries = if generated { GENERATE_TRIES } else { 1 };
     for attempt in 1..=tries {
         let key = call.row.key(call.namespace(), meta(&object, "name"));
-        let bytes = object::encode(&call.stored, &object);
+        let bytes = call.encode(&object).await?;
         match call.core.store.create(&key, bytes).await {
             Ok(kv) => {
                 reservation.keep();
                 quota::keep(hold);
                 object::set_version(&mut object, kv.mod_revision);
                 call.strategy.created(&call.cx, &object).await;
-                return Ok(Stored::Kept(kv));
+                return Ok(Stored::Kept(call.shown(kv).await?));
             }
             Err(storage::Error::Exists(_)) if attempt < tries => {
                 let name = generate_name(meta(&object, "generateName"));

@@ -326,7 +326,7 @@ async fn carry_out(call: &Call, kv: &KeyValue, step: Step, old: &Value) -> Resul
             Err(e) => lost(call, old, e),
         },
         Step::Mark(mut value) => {
-            let bytes = object::encode(&call.stored, &value);
+            let bytes = call.encode(&value).await?;
             match call.core.store.update(&kv.key, bytes, kv.mod_revision).await {
                 Ok(kv) => {
                     object::set_version(&mut value, kv.mod_revision);

@@ -56,12 +56,8 @@ impl Filter {
         self.labels.matches(&object["metadata"]["labels"]) && self.fields.matches(object)
     }
 
-    /// Whether a stored object is wanted.
-    pub fn matches(&self, call: &Call, kv: &KeyValue) -> bool {
-        self.matches_key(call, &kv.key)
-            && (!self.needs_object()
-                || serde_json::from_slice::<Value>(&kv.value)
-                    .is_ok_and(|object| self.matches_object(&object)))
+    fn matches_bytes(&self, value: &[u8]) -> bool {
+        serde_json::from_slice::<Value>(value).is_ok_and(|object| self.matches_object(&object))
     }
 
     /// The one key that can match, if the selector names one object.
@@ -171,14 +167,10 @@ pub async fn page(call: &Call, filter: &Filter) -> Result<Page, Status> {
     let mut items = Vec::new();
     loop {
         let options = ListOptions { limit, after: after.take(), revision };
-        let mut result = call.core.store.list(&prefix, options).await.map_err(|e| expired_token(e, token))?;
+        let result = call.core.store.list(&prefix, options).await.map_err(|e| expired_token(e, token))?;
         revision = Some(result.revision);
         let last = result.items.last().map(|kv| kv.key.to_string());
-        if filter.is_empty() {
-            items.append(&mut result.items);
-        } else {
-            items.extend(result.items.into_iter().filter(|kv| filter.matches(call, kv)));
-        }
+        items.append(&mut chosen(call, filter, result.items).await?);
         let full = limit > 0 && items.len() >= limit;
         match last {
             Some(last) if result.remaining > 0 && !full => after = Some(last),
@@ -187,10 +179,22 @@ pub async fn page(call: &Call, filter: &Filter) -> Result<Page, Status> {
     }
 }
 
+/// Those of the stored objects that are wanted, in the form that rules see: selectors do, too.
+async fn chosen(call: &Call, filter: &Filter, mut items: Vec<KeyValue>) -> Result<Vec<KeyValue>, Status> {
+    if !filter.is_empty() {
+        items.retain(|kv| filter.matches_key(call, &kv.key));
+    }
+    let mut items = call.all_shown(items).await?;
+    if filter.needs_object() {
+        items.retain(|kv| filter.matches_bytes(&kv.value));
+    }
+    Ok(items)
+}
+
 async fn single(call: &Call, filter: &Filter, key: &str) -> Result<Page, Status> {
     let revision = call.core.store.revision().await.map_err(store_error)?;
     let found = call.core.store.get(key).await.map_err(store_error)?;
-    let items: Vec<_> = found.into_iter().filter(|kv| filter.matches(call, kv)).collect();
+    let items = chosen(call, filter, found.into_iter().collect()).await?;
     let revision = items.iter().map(|kv| kv.mod_revision).fold(revision, u64::max);
     Ok(Page { items, revision, next: String::new(), remaining: None })
 }

@@ -2,6 +2,7 @@
 
 pub mod answer;
 pub mod apply;
+mod converted;
 pub mod create;
 pub mod delete;
 pub mod list;

@@ -59,10 +59,7 @@ pub async fn create_virtual(call: &Call, body: Value) -> Result<Answer, Status> 
     }
     let pods = call.core.registry.load().get("", "v1", "pods").ok_or_else(Status::path_not_found)?;
     let mut pod_call = call.clone();
-    pod_call.stored = pods.clone();
-    pod_call.strategy = call.core.strategy(&pods.group_resource());
-    pod_call.cx.resource = pods.clone();
-    pod_call.row = pods;
+    pod_call.turn_to(pods);
     pod_call.cx.name = meta(&body, "name").to_owned();
     pod_call.cx.subresource = "binding".into();
     bind(&pod_call, body).await
@@ -178,11 +175,8 @@ async fn take_from_budget(call: &Call, pod: &Value) -> Result<(), Status> {
     }
     let Some(row) = call.core.registry.load().storage_row(&budgets) else { return Ok(()) };
     let mut inner = call.clone();
-    inner.strategy = call.core.strategy(&budgets);
-    inner.stored = row.clone();
-    inner.cx.resource = row.clone();
+    inner.turn_to(row);
     inner.cx.subresource = "status".into();
-    inner.row = row;
     let pod_name = call.name();
     update::update(&inner, meta(budget, "name"), Part::Status, &|budget| allow_one(pod_name, budget)).await?;
     Ok(())

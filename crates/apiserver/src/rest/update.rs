@@ -90,8 +90,8 @@ pub fn respond(call: &Call, stored: Stored) -> Result<Answer, Status> {
 /// 404, 409, 422 and whatever `change` and the rules say.
 pub async fn update(call: &Call, name: &str, part: Part, change: Change<'_>) -> Result<Stored, Status> {
     for _ in 0..TRIES {
-        let kv = call.fetch(name).await?;
-        if let Some(stored) = attempt(call, name, part, change, kv).await? {
+        let written = call.fetch_written(name).await?;
+        if let Some(stored) = attempt(call, name, part, change, written).await? {
             return Ok(stored);
         }
     }
@@ -104,8 +104,10 @@ async fn attempt(
     name: &str,
     part: Part,
     change: Change<'_>,
-    kv: KeyValue,
+    written: KeyValue,
 ) -> Result<Option<Stored>, Status> {
+    let is_current = call.is_current(&written);
+    let kv = call.shown(written).await?;
     let old = call.parse(&kv)?;
     let new = change(&call.outward(old.clone()))?;
     check_preconditions(call, name, &new, &old)?;
@@ -129,19 +131,20 @@ async fn attempt(
         reservation.keep();
         return remove(call, kv, new).await;
     }
-    if new == old {
+    // A write that changes nothing still brings an object to the version that is stored now.
+    if new == old && is_current {
         reservation.keep();
         quota::keep(hold);
         return Ok(Some(Stored::Kept(kv)));
     }
-    let bytes = object::encode(&call.stored, &new);
+    let bytes = call.encode(&new).await?;
     match call.core.store.update(&kv.key, bytes, kv.mod_revision).await {
         Ok(kv) => {
             reservation.keep();
             quota::keep(hold);
             object::set_version(&mut new, kv.mod_revision);
             call.strategy.updated(&call.cx, &new, &old).await;
-            Ok(Some(Stored::Kept(kv)))
+            Ok(Some(Stored::Kept(call.shown(kv).await?)))
         }
         Err(storage::Error::Conflict { .. }) => Ok(None),
         Err(storage::Error::NotFound(_)) => Err(call.not_found(name)),

@@ -16,6 +16,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, Sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::answer::{self, Answer, Include, JSON, Payload};
+use super::converted::{self, Converted};
 use super::list::{self, Filter};
 use crate::core::{Call, store_error};
 use crate::field::{FieldError, FieldErrors};
@@ -48,13 +49,15 @@ impl Kind {
 
 /// What is derived from an event once for all its watchers.
 #[derive(Default)]
-struct Memo {
+pub(super) struct Memo {
     frames: [OnceLock<Bytes>; 3],
     current: OnceLock<Value>,
     previous: OnceLock<Value>,
+    /// The same event in other versions, of kinds that a webhook converts.
+    pub(super) converted: Converted,
 }
 
-fn memo(event: &Event) -> Option<&Memo> {
+pub(super) fn memo(event: &Event) -> Option<&Memo> {
     event.memo.get_or_init(|| Box::new(Memo::default())).downcast_ref()
 }
 
@@ -176,7 +179,11 @@ impl Run {
                 biased;
                 event = source.next() => {
                     let mut out = Chunk::default();
-                    self.drain(event, &mut out);
+                    if self.writer.converts() {
+                        self.drain_converted(event, &mut out).await;
+                    } else {
+                        self.drain(event, &mut out);
+                    }
                     if !out.is_empty() {
                         return Some(out.into_bytes());
                     }
@@ -219,6 +226,36 @@ impl Run {
         }
     }
 
+    /// The same where a webhook converts: it is asked once about all that are ready.
+    async fn drain_converted(&mut self, mut item: Option<storage::Result<Arc<Event>>>, out: &mut Chunk) {
+        let (mut events, mut error) = (Vec::new(), None);
+        loop {
+            match item {
+                Some(Ok(event)) => events.push(event),
+                end => {
+                    error = end.and_then(Result::err).map(store_error);
+                    self.source = None;
+                }
+            }
+            let Some(source) = self.source.as_mut().filter(|_| events.len() < converted::BATCH) else {
+                break;
+            };
+            match source.next().now_or_never() {
+                Some(next) => item = next,
+                None => break,
+            }
+        }
+        let both = self.writer.filter.needs_object();
+        match converted::events(&self.writer.call, events, both).await {
+            Ok(events) => events.iter().for_each(|event| self.writer.event(event, out)),
+            Err(status) => error = Some(status),
+        }
+        if let Some(status) = error {
+            write_error(out.several(), &status);
+            self.source = None;
+        }
+    }
+
     fn bookmark(&self) -> Option<Bytes> {
         let revision = self.source.as_ref()?.progress().filter(|_| self.writer.bookmarks)?;
         Some(self.writer.bookmark(revision, false).into())
@@ -243,6 +280,8 @@ struct Writer {
     columns_due: bool,
     /// Stored bytes are what this watcher wants to see.
     plain: bool,
+    /// Events come in the form of this watcher's version, so that what is derived from them serves others, too.
+    shares: bool,
 }
 
 impl Writer {
@@ -253,10 +292,16 @@ impl Writer {
             bookmarks: call.query.flag("allowWatchBookmarks"),
             columns_due: true,
             plain: shape == Shape::Object && Arc::ptr_eq(&call.row, &call.stored),
+            shares: Arc::ptr_eq(&call.row, &call.written) || call.row.conversion.is_some(),
             call,
             filter,
             shape,
         }
+    }
+
+    /// Whether a webhook converts what this watcher sees.
+    fn converts(&self) -> bool {
+        self.call.row.conversion.is_some()
     }
 
     /// ADDED for all there is; the revision to go on from.
@@ -293,7 +338,7 @@ impl Writer {
             (None, Some(before)) => (Kind::Deleted, before),
             (None, None) => return,
         };
-        match memo(event).filter(|_| self.plain) {
+        match memo(event).filter(|_| self.plain && self.shares) {
             Some(memo) => out.share(memo.frames[kind as usize].get_or_init(|| {
                 let mut frame = Vec::with_capacity(kv.value.len() + 80);
                 self.plain_frame(kind, kv, event.revision, &mut frame);
@@ -327,7 +372,7 @@ impl Writer {
         if self.plain {
             return self.plain_frame(kind, kv, revision, out);
         }
-        let Ok(value) = object::decode(&kv.value, revision) else { return };
+        let Ok(value) = self.call.parse_at(kv, revision) else { return };
         let shown = match self.shape {
             Shape::Object => self.call.outward(value),
             Shape::Partial(version) => answer::partial(&value, version),

@@ -1,4 +1,4 @@
-//! One HTTPS request to a webhook: the configuration says where, the caller says what.
+//! One HTTPS request to a webhook, of admission or of conversion: its `clientConfig` says where, the caller says what.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +20,7 @@ use crate::connect::target::endpoint;
 use crate::kinds::value::text;
 use crate::objects::Objects;
 
-/// Answers beyond this size are no answers.
+/// Answers beyond this size, and beyond four times that of the question, are no answers.
 const LIMIT: usize = 8 << 20;
 
 /// Where a webhook is.
@@ -99,16 +99,18 @@ async fn exchange(
     let stream = dial::open(&host, port, Some((Arc::new(tls), &place.name))).await?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
     let connection = tokio::spawn(connection);
+    let body = body.to_string();
+    let limit = LIMIT.max(4 * body.len());
     let request = Request::post(&place.path)
         .header(HOST, format!("{}:{}", place.name, place.port))
         .header(CONTENT_TYPE, "application/json")
         .header(ACCEPT, "application/json, */*")
-        .body(Full::new(Bytes::from(body.to_string())))
+        .body(Full::new(Bytes::from(body)))
         .map_err(|e| e.to_string())?;
     let response = sender.send_request(request).await.map_err(|e| e.to_string())?;
     let code = response.status();
     let bytes =
-        Limited::new(response.into_body(), LIMIT).collect().await.map_err(|e| e.to_string())?.to_bytes();
+        Limited::new(response.into_body(), limit).collect().await.map_err(|e| e.to_string())?.to_bytes();
     connection.abort();
     if !code.is_success() {
         let said = String::from_utf8_lossy(&bytes[..bytes.len().min(1024)]).trim().to_owned();
