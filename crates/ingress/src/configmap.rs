@@ -284,7 +284,7 @@ pub const KEYS: &[Key] = &[
     key("annotations-risk-level", |_, _| Ok(())),
     key("strict-validate-path-type", |_, _| Ok(())),
     moot("worker-processes", "one thread for each processor; set the container's CPU limit"),
-    moot("upstream-keepalive-connections", "320 for each endpoint"),
+    moot("upstream-keepalive-connections", "2048 for each endpoint"),
     moot("upstream-keepalive-timeout", "60 seconds"),
     moot("upstream-keepalive-requests", "10000"),
     moot("keep-alive-requests", "a connection serves as many as its client asks"),

@@ -6,7 +6,6 @@ use http::{Response, StatusCode, Version};
 use super::admit::Admitted;
 use super::facts::Facts;
 use crate::annotations::response::{Edits, Swap};
-use crate::annotations::upstream::Protocol;
 use crate::body::Body;
 use crate::configmap::Global;
 use crate::fields::pass_on;
@@ -14,7 +13,7 @@ use crate::fields::pass_on;
 /// Takes away what belongs to the backend's connection, and what the backend should not say.
 pub(super) fn received(response: &mut Response<Body>, edits: &Edits) {
     let trailers = response.headers().get(header::TRAILER).cloned();
-    pass_on(response.headers_mut(), Protocol::Http);
+    pass_on(response.headers_mut());
     if let Some(trailers) = trailers {
         response.headers_mut().insert(header::TRAILER, trailers);
     }

@@ -1,17 +1,17 @@
 //! A copy of a request for somebody else, whose answer is thrown away.
 
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderValue, header};
 
 use super::facts::Facts;
 use crate::body::Outgoing;
+use crate::fields::Fields;
 
 /// Sends a copy of what goes to the backend, if the location wants one; nothing waits for it.
-pub(super) fn mirror(facts: &Facts<'_>, headers: &HeaderMap, body: &mut Outgoing, asker: &reqwest::Client) {
+pub(super) fn mirror(facts: &Facts<'_>, headers: &Fields, body: &mut Outgoing, asker: &reqwest::Client) {
     let mirror = &facts.location.served.policy.mirror;
     let Some(target) = &mirror.target else { return };
     let url = facts.fill(target);
-    let mut headers = headers.clone();
-    headers.remove(header::HOST);
+    let mut headers = headers.map();
     if let Some(host) = mirror.host.as_deref().and_then(|host| HeaderValue::from_str(host).ok()) {
         headers.insert(header::HOST, host);
     }

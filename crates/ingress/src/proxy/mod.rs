@@ -33,7 +33,7 @@ use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 
 use crate::body::{Body, Outgoing};
 use crate::configmap::Global;
-use crate::fields::{Asked, Client, Peer, REQUEST_ID, copy, give_back, identify, pass_on};
+use crate::fields::{self, Asked, Asks, Client, Fields, Peer, REQUEST_ID, give_back};
 use crate::metrics::{Labels, Metrics};
 use crate::path;
 use crate::record::{Ledger, Log, Record};
@@ -181,7 +181,7 @@ impl Proxy {
                 Over::Connections => page::status(global.limit_conn_status),
             })?;
         }
-        let mut admitted = admit::admit(facts, global, &self.asker).await?;
+        let admitted = admit::admit(facts, global, &self.asker).await?;
         let way = way(facts);
         if way.backend.service != facts.location.backend.service {
             record.alternative = Some(format!(
@@ -193,7 +193,7 @@ impl Proxy {
         if limit.is_some_and(|limit| body.size_hint().lower() > limit) {
             return Err(StatusCode::PAYLOAD_TOO_LARGE.into());
         }
-        let onward = onward(facts, global, &mut admitted, &way, tunnel.as_ref())?;
+        let onward = onward(facts, global, &admitted, &way, tunnel.as_ref())?;
         let mut outgoing = Outgoing::client(body, limit, &mut record.received);
         mirror::mirror(facts, &onward.headers, &mut outgoing, &self.asker);
         let client_wait = global.body_timeout;
@@ -216,7 +216,6 @@ impl Proxy {
             response = Box::pin(self.instead(facts, response, &onward, record)).await;
         }
         edit::finish(&mut response, facts, global, &admitted);
-        give_back(onward.headers);
         Ok(response)
     }
 
@@ -240,7 +239,7 @@ impl Proxy {
         facts: &Facts<'_>,
     ) -> Result<Response<Body>, Stop> {
         let policy = &facts.location.served.policy;
-        let Reply { mut response, endpoint, tunnel: changed } = reply;
+        let Reply { mut response, endpoint, tunnel: changed, .. } = reply;
         let protocol = response.headers().get(header::UPGRADE).cloned();
         edit::received(&mut response, &policy.response);
         if let Some(ticket) = way.ticket {
@@ -346,7 +345,7 @@ fn takes(facts: &Facts<'_>, canary: &Alternative, shown: Option<Ticket>, sticky:
 fn onward(
     facts: &Facts<'_>,
     global: &Global,
-    admitted: &mut Admitted,
+    admitted: &Admitted,
     way: &Way<'_>,
     tunnel: Option<&Tunnel>,
 ) -> Result<Onward, Stop> {
@@ -354,17 +353,14 @@ fn onward(
     let served = &facts.location.served;
     let policy = &served.policy;
     let target = target(facts.uri(), parts.uri.query(), facts.location.rewritten(facts.path));
-    let mut headers = copy(&parts.headers);
-    pass_on(&mut headers, policy.upstream.protocol);
-    headers.remove(header::HOST);
-    headers.remove(header::CONTENT_LENGTH);
+    let asks = Asks { asked: facts.asked, client: facts.client, peer: facts.peer, id: facts.id };
+    let mut headers = fields::onward(&parts.headers, policy.upstream.protocol, &asks, global)?;
     if let Some(tunnel) = tunnel {
-        headers.insert(header::UPGRADE, tunnel.protocol.clone());
-        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.push(header::UPGRADE, tunnel.protocol.clone());
+        headers.push(header::CONNECTION, HeaderValue::from_static("upgrade"));
     } else if let Some(connection) = policy.upstream.connection.as_ref() {
-        headers.insert(header::CONNECTION, connection.clone());
+        headers.push(header::CONNECTION, connection.clone());
     }
-    identify(&mut headers, facts.asked, facts.client, facts.peer, facts.id.clone(), global)?;
     if let Some(prefix) = &policy.upstream.prefix {
         headers.insert(HeaderName::from_static("x-forwarded-prefix"), prefix.clone());
     }
@@ -375,10 +371,10 @@ fn onward(
     if served.authority.is_some() {
         for name in ["ssl-client-verify", "ssl-client-subject-dn", "ssl-client-issuer-dn", "ssl-client-cert"]
         {
-            headers.remove(name);
+            headers.remove(&HeaderName::from_static(name));
         }
     }
-    headers.extend(std::mem::take(&mut admitted.headers));
+    headers.extend(&admitted.headers);
     for (name, template) in &global.set_headers {
         if let Ok(value) = HeaderValue::from_str(&facts.fill(template)) {
             headers.insert(name.clone(), value);
@@ -395,7 +391,7 @@ fn onward(
 }
 
 /// Tells a default backend what it answers for.
-fn explain(headers: &mut HeaderMap, facts: &Facts<'_>, status: StatusCode) {
+fn explain(headers: &mut Fields, facts: &Facts<'_>, status: StatusCode) {
     let location = facts.location;
     let format = facts.header(&header::ACCEPT).unwrap_or_default().to_owned();
     let texts = [
@@ -416,8 +412,19 @@ fn explain(headers: &mut HeaderMap, facts: &Facts<'_>, status: StatusCode) {
 
 fn request_id(headers: &HeaderMap) -> HeaderValue {
     let given = headers.get(REQUEST_ID).filter(|id| id.len() <= 128 && id.to_str().is_ok());
-    let new = || HeaderValue::try_from(format!("{:032x}", rand::random::<u128>()));
+    let new = || {
+        let mut text = [0; 32];
+        hex(rand::random(), &mut text);
+        HeaderValue::from_bytes(&text)
+    };
     given.cloned().or_else(|| new().ok()).unwrap_or(HeaderValue::from_static("-"))
+}
+
+/// A number's hexadecimal digits; formatting one of 128 bits costs as much as a look-up of a route.
+fn hex(number: u128, out: &mut [u8; 32]) {
+    for (at, digit) in out.iter_mut().enumerate() {
+        *digit = b"0123456789abcdef"[(number >> (124 - 4 * at)) as usize & 15];
+    }
 }
 
 /// What the backend is asked for: the client's own words, or a rewritten path with the client's query.

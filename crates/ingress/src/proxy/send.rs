@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{BufMut, BytesMut};
-use http::header::{HeaderMap, HeaderValue};
+use bytes::BufMut;
+use http::HeaderValue;
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 use tokio::time::Instant;
 
@@ -12,11 +12,12 @@ use super::affinity::Ticket;
 use crate::annotations::Policy;
 use crate::annotations::upstream::Protocol;
 use crate::body::{Body, BodyError, Outgoing};
+use crate::fields::Fields;
 use crate::record::{Asked, Record};
 use crate::upstream::Backend;
 use crate::upstream::balance::hash;
 use crate::upstream::endpoint::{Busy, Endpoint};
-use crate::upstream::h1::{Connection, Exchange, Fault, fields};
+use crate::upstream::h1::{Connection, Exchange, Fault, buffer, fields};
 use crate::upstream::stream::Prefixed;
 
 /// What goes to an endpoint, but for the endpoint.
@@ -25,7 +26,7 @@ pub(super) struct Onward {
     pub method: Method,
     pub target: String,
     pub host: HeaderValue,
-    pub headers: HeaderMap,
+    pub headers: Fields,
 }
 
 /// How an endpoint is chosen for this request.
@@ -47,6 +48,8 @@ impl Choice {
 
 /// An endpoint's answer.
 pub(super) struct Reply {
+    /// When its head had come.
+    pub at: Instant,
     pub response: Response<Body>,
     pub endpoint: Arc<Endpoint>,
     /// The connection, after it has changed its protocol.
@@ -81,16 +84,17 @@ impl Sending<'_> {
             let endpoint = self.endpoint(backend, &tried).ok_or(StatusCode::SERVICE_UNAVAILABLE)?.clone();
             let started = Instant::now();
             let outcome = match endpoint.protocol() {
-                Protocol::Http => self.http1(&endpoint, &mut body, record).await,
+                Protocol::Http => self.http1(&endpoint, started, &mut body, record).await,
                 Protocol::Grpc => Box::pin(self.http2(&endpoint, &mut body, record)).await,
             };
-            let took = started.elapsed();
+            let ended = outcome.as_ref().map_or_else(|_| Instant::now(), |reply| reply.at);
+            let took = ended - started;
             let status = outcome.as_ref().ok().map(|reply| reply.response.status().as_u16());
             record.asked.push(Asked { endpoint: endpoint.clone(), status, took });
             let more = attempt < next.tries && end.is_none_or(|end| Instant::now() < end);
             let fault = match outcome {
                 Ok(reply) => {
-                    endpoint.answered(took);
+                    endpoint.answered(ended, took);
                     let again =
                         more && repeatable && next.statuses.contains(&reply.response.status().as_u16());
                     if !again {
@@ -139,11 +143,13 @@ impl Sending<'_> {
     async fn http1(
         &self,
         endpoint: &Arc<Endpoint>,
+        now: Instant,
         body: &mut Option<Outgoing>,
         record: &mut Record,
     ) -> Result<Reply, Fault> {
         let busy = Busy::at(endpoint);
-        if let Some(idle) = endpoint.idle() {
+        if let Some(mut idle) = endpoint.idle(now) {
+            idle.since = now;
             let empty = body.as_ref().is_none_or(Outgoing::is_empty);
             let mut exchange = self.exchange(idle, endpoint, body.take().unwrap_or_else(Outgoing::empty));
             match exchange.head().await {
@@ -159,22 +165,27 @@ impl Sending<'_> {
         }
         let started = Instant::now();
         let connection = Box::pin(endpoint.connect(self.policy.upstream.connect)).await?;
-        record.connected = Some(started.elapsed());
+        record.connected = Some(connection.since - started);
         let mut exchange = self.exchange(connection, endpoint, body.take().unwrap_or_else(Outgoing::empty));
         let head = exchange.head().await?;
         Ok(reply(exchange, head, endpoint, busy))
     }
 
-    fn exchange(&self, connection: Connection, endpoint: &Arc<Endpoint>, body: Outgoing) -> Exchange {
+    fn exchange(
+        &self,
+        connection: Box<Connection>,
+        endpoint: &Arc<Endpoint>,
+        body: Outgoing,
+    ) -> Box<Exchange> {
         let Onward { method, target, host, headers } = self.onward;
-        let mut head = BytesMut::with_capacity(1024);
+        let mut head = buffer();
         head.put_slice(method.as_str().as_bytes());
         head.put_u8(b' ');
         head.put_slice(target.as_bytes());
         head.put_slice(b" HTTP/1.1\r\nhost: ");
         head.put_slice(host.as_bytes());
         head.put_slice(b"\r\n");
-        fields(&mut head, headers);
+        fields(&mut head, headers.iter());
         let waits = (self.policy.upstream.read, self.client_wait);
         Exchange::new(connection, endpoint.clone(), head, method, body, waits)
     }
@@ -203,7 +214,7 @@ impl Sending<'_> {
             Ok(Ok(response)) => response,
         };
         let response = response.map(|incoming| Body::http2(incoming, busy));
-        Ok(Reply { response, endpoint: endpoint.clone(), tunnel: None })
+        Ok(Reply { at: Instant::now(), response, endpoint: endpoint.clone(), tunnel: None })
     }
 
     fn request(&self, endpoint: &Endpoint, body: Outgoing) -> Result<Request<Outgoing>, Fault> {
@@ -216,26 +227,26 @@ impl Sending<'_> {
         let mut request = Request::new(body);
         *request.uri_mut() = Uri::from_parts(uri).map_err(|_| Fault::Bad("the request has no address"))?;
         *request.method_mut() = self.onward.method.clone();
-        *request.headers_mut() = self.onward.headers.clone();
+        *request.headers_mut() = self.onward.headers.map();
         *request.version_mut() = Version::HTTP_2;
         Ok(request)
     }
 }
 
 fn reply(
-    exchange: Exchange,
+    exchange: Box<Exchange>,
     (response, length): (Response<()>, crate::upstream::h1::Length),
     endpoint: &Arc<Endpoint>,
     busy: Busy,
 ) -> Reply {
-    let endpoint = endpoint.clone();
+    let (at, endpoint) = (exchange.since(), endpoint.clone());
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let (stream, first) = exchange.into_stream();
         let response = response.map(|()| Body::default());
-        return Reply { response, endpoint, tunnel: Some(Prefixed { first, stream }) };
+        return Reply { at, response, endpoint, tunnel: Some(Prefixed { first, stream }) };
     }
     let answer = exchange.into_body(length);
-    Reply { response: response.map(|()| Body::answer(answer, busy)), endpoint, tunnel: None }
+    Reply { at, response: response.map(|()| Body::answer(answer, busy)), endpoint, tunnel: None }
 }
 
 fn too_large(error: &(dyn std::error::Error + 'static)) -> bool {

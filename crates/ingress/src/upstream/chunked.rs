@@ -1,7 +1,7 @@
 //! The chunked coding of an answer's body (RFC 9112, 7.1), strictly: what is not exactly it is an error, so that no two
 //! readers can disagree about where a message ends.
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, Bytes};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// Bytes of a chunk's line, or of all trailers.
@@ -40,7 +40,7 @@ impl Chunked {
     ///
     /// # Errors
     /// What is no chunked coding.
-    pub fn next(&mut self, input: &mut BytesMut) -> Result<Piece, &'static str> {
+    pub fn next(&mut self, input: &mut Bytes) -> Result<Piece, &'static str> {
         loop {
             match self.0 {
                 State::Size => {
@@ -56,7 +56,7 @@ impl Chunked {
                     let now = input.len().min(usize::try_from(left).unwrap_or(usize::MAX));
                     let rest = left - now as u64;
                     self.0 = if rest == 0 { State::End } else { State::Data(rest) };
-                    return Ok(Piece::Data(input.split_to(now).freeze()));
+                    return Ok(Piece::Data(input.split_to(now)));
                 }
                 State::End => match input.get(..2) {
                     None => return Ok(Piece::More),
@@ -72,7 +72,7 @@ impl Chunked {
         }
     }
 
-    fn trailers(&mut self, input: &mut BytesMut) -> Result<Piece, &'static str> {
+    fn trailers(&mut self, input: &mut Bytes) -> Result<Piece, &'static str> {
         if input.starts_with(b"\r\n") {
             input.advance(2);
             self.0 = State::Done;
@@ -127,7 +127,7 @@ mod tests {
 
     /// Feeds `coded` in pieces of `step` bytes; the data, and what was left over.
     fn read(coded: &[u8], step: usize) -> Result<(Vec<u8>, Option<HeaderMap>, usize), &'static str> {
-        let (mut reader, mut input) = (Chunked::new(), BytesMut::new());
+        let (mut reader, mut input) = (Chunked::new(), Bytes::new());
         let (mut data, mut trailers) = (Vec::new(), None);
         let mut fed = 0;
         loop {
@@ -138,7 +138,7 @@ mod tests {
                 Piece::More if fed == coded.len() => return Err("more"),
                 Piece::More => {
                     let next = (fed + step).min(coded.len());
-                    input.extend_from_slice(&coded[fed..next]);
+                    input = [&input[..], &coded[fed..next]].concat().into();
                     fed = next;
                 }
             }

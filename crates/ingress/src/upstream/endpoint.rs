@@ -25,8 +25,8 @@ use super::tls::Greeting;
 use crate::annotations::upstream::Protocol;
 use crate::body::Outgoing;
 
-/// Idle connections that are kept, as ingress-nginx keeps them.
-const IDLE: usize = 320;
+/// Idle connections that are kept: as many as there were requests at a time, so that no crowd connects anew each time.
+const IDLE: usize = 2048;
 /// How long they are kept.
 const IDLE_FOR: Duration = Duration::from_secs(60);
 /// Requests that a connection serves.
@@ -69,7 +69,8 @@ pub(crate) struct Endpoint {
     transport: Transport,
     /// When it was first seen.
     pub born: Instant,
-    idle: Mutex<Vec<Connection>>,
+    #[expect(clippy::vec_box, reason = "each request moves one out and in")]
+    idle: Mutex<Vec<Box<Connection>>>,
     http2: Mutex<Option<SendRequest<Outgoing>>>,
     connecting: tokio::sync::Mutex<()>,
     /// Requests under way.
@@ -116,13 +117,13 @@ impl Endpoint {
         self.rests_until.store(self.age() + rest, Ordering::Relaxed);
     }
 
-    /// It has answered, after so long.
-    pub fn answered(&self, after: Duration) {
+    /// It has answered by now, after so long.
+    pub fn answered(&self, now: Instant, after: Duration) {
         if self.failures.load(Ordering::Relaxed) > 0 {
             self.failures.store(0, Ordering::Relaxed);
         }
         // Older figures count for less the longer ago they were measured (ten seconds to a third).
-        let now = self.age();
+        let now = now.saturating_duration_since(self.born).as_millis() as u64;
         let since = now.saturating_sub(self.measured.swap(now, Ordering::Relaxed));
         let weight = (-(since as f64) / 10_000.0).exp();
         let old = self.latency.load(Ordering::Relaxed) as f64;
@@ -146,7 +147,7 @@ impl Endpoint {
     }
 
     /// An idle connection of this thread's that is still there.
-    pub fn idle(&self) -> Option<Connection> {
+    pub fn idle(&self, now: Instant) -> Option<Box<Connection>> {
         let thread = this_thread();
         loop {
             let mut connection = {
@@ -154,14 +155,14 @@ impl Endpoint {
                 let last = idle.iter().rposition(|connection| connection.thread == thread)?;
                 idle.remove(last)
             };
-            if connection.since.elapsed() <= IDLE_FOR && connection.stream.is_idle() {
+            if now.duration_since(connection.since) <= IDLE_FOR && connection.stream.is_idle() {
                 return Some(connection);
             }
         }
     }
 
     /// Takes a connection back.
-    pub fn keep(&self, connection: Connection) {
+    pub fn keep(&self, connection: Box<Connection>) {
         if connection.served >= REQUESTS {
             return;
         }
@@ -180,8 +181,8 @@ impl Endpoint {
     ///
     /// # Errors
     /// When there is none within `limit`.
-    pub async fn connect(&self, limit: Duration) -> Result<Connection, Fault> {
-        Ok(Connection::new(self.stream(limit).await?))
+    pub async fn connect(&self, limit: Duration) -> Result<Box<Connection>, Fault> {
+        Ok(Box::new(Connection::new(self.stream(limit).await?)))
     }
 
     async fn stream(&self, limit: Duration) -> Result<Stream, Fault> {

@@ -6,6 +6,7 @@
 
 mod answer;
 
+use std::cell::RefCell;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use http::{HeaderMap, Method, Response};
+use http::{HeaderName, HeaderValue, Method, Response};
 use http_body::Body as _;
 use tokio::io::AsyncWrite;
 use tokio::time::{Instant, Sleep};
@@ -24,8 +25,9 @@ use super::stream::Stream;
 use crate::body::{BodyError, Outgoing};
 pub(crate) use answer::{Answer, Length};
 
-/// How much is read at once.
+/// How much is read at once, at the least, and what a thread reads into.
 const READ: usize = 8 << 10;
+const BLOCK: usize = 32 << 10;
 /// Bodies up to this size are copied behind the head, to be written with it.
 const COPIED: usize = 8 << 10;
 
@@ -33,7 +35,7 @@ const COPIED: usize = 8 << 10;
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub stream: Stream,
-    read: BytesMut,
+    read: Bytes,
     timer: Pin<Box<Sleep>>,
     /// When it was last used.
     pub since: Instant,
@@ -41,6 +43,38 @@ pub(crate) struct Connection {
     pub served: u32,
     /// Whose runtime it belongs to.
     pub thread: u32,
+}
+
+thread_local! {
+    /// What this thread reads next goes here. Answers are split off and, once they have been written to their clients,
+    /// leave their room to others: all connections use the same few pages, and an idle one has none.
+    static ROOM: RefCell<BytesMut> = RefCell::new(BytesMut::new());
+    /// What requests were written from, for the next ones.
+    static SPARE: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Buffers for requests that a thread keeps, and how large they may be.
+const SPARES: usize = 16;
+const SPARE_BYTES: usize = 16 << 10;
+
+/// An empty buffer for a request.
+pub(crate) fn buffer() -> BytesMut {
+    let kept = SPARE.with(|spare| spare.try_borrow_mut().ok()?.pop());
+    kept.unwrap_or_else(|| BytesMut::with_capacity(1024))
+}
+
+fn give_back(mut buffer: BytesMut) {
+    buffer.clear();
+    // What was written has left its room at the front.
+    buffer.reserve(1024);
+    SPARE.with(|spare| {
+        if let Ok(mut spare) = spare.try_borrow_mut()
+            && spare.len() < SPARES
+            && buffer.capacity() <= SPARE_BYTES
+        {
+            spare.push(buffer);
+        }
+    });
 }
 
 /// A number that is this thread's alone.
@@ -54,7 +88,7 @@ impl Connection {
     pub fn new(stream: Stream) -> Self {
         let now = Instant::now();
         let timer = Box::pin(tokio::time::sleep_until(now));
-        Self { stream, read: BytesMut::new(), timer, since: now, served: 0, thread: this_thread() }
+        Self { stream, read: Bytes::new(), timer, since: now, served: 0, thread: this_thread() }
     }
 }
 
@@ -100,7 +134,7 @@ enum Framing {
 /// A request under way on a connection.
 #[derive(Debug)]
 pub(crate) struct Exchange {
-    connection: Connection,
+    connection: Box<Connection>,
     endpoint: Arc<Endpoint>,
     /// To be written, in this order: `out`, `chunk`, `after`.
     out: BytesMut,
@@ -118,15 +152,15 @@ pub(crate) struct Exchange {
 
 impl Exchange {
     /// Starts a request; `head` holds the request line and the headers, without the empty line and without framing.
-    /// The times are how long the endpoint may be silent, and the client.
+    /// The times are how long the endpoint may be silent, and the client. The connection's `since` is now.
     pub fn new(
-        connection: Connection,
+        connection: Box<Connection>,
         endpoint: Arc<Endpoint>,
         mut head: BytesMut,
         method: &Method,
         body: Outgoing,
         (wait, client_wait): (Duration, Duration),
-    ) -> Self {
+    ) -> Box<Self> {
         let mut framing = Framing::Length;
         let length = body.size_hint().exact();
         // A body of nothing is said for methods that are expected to have one.
@@ -140,9 +174,7 @@ impl Exchange {
             }
         }
         head.put_slice(b"\r\n");
-        let mut connection = connection;
-        connection.since = Instant::now();
-        Self {
+        Box::new(Self {
             connection,
             endpoint,
             out: head,
@@ -156,12 +188,17 @@ impl Exchange {
             waits_for_client: false,
             heard: false,
             reusable: true,
-        }
+        })
     }
 
     /// Whether the connection had served before, so that its end may have nothing to do with this request.
     pub fn reused(&self) -> bool {
         self.connection.served > 0
+    }
+
+    /// When the connection was last used: when the head of its answer came, once that has.
+    pub fn since(&self) -> Instant {
+        self.connection.since
     }
 
     /// Whether any byte of an answer has come.
@@ -231,8 +268,10 @@ impl Exchange {
             if written == 0 {
                 return Poll::Ready(Err(Fault::Io(io::ErrorKind::WriteZero.into())));
             }
-            self.connection.since = Instant::now();
             self.wrote(written);
+            if self.body.is_some() || !self.chunk.is_empty() {
+                self.connection.since = Instant::now();
+            }
             let left = self.out.len() + self.chunk.len() + self.after.len();
             if left == 0 && matches!(self.connection.stream, Stream::Tls(_)) {
                 ready!(Pin::new(&mut self.connection.stream).poll_flush(cx)).map_err(Fault::Io)?;
@@ -300,11 +339,20 @@ impl Exchange {
 
     /// Reads more of the answer; how much.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Result<Poll<usize>, Fault> {
-        let connection = &mut self.connection;
-        if connection.read.capacity() - connection.read.len() < 1024 {
-            connection.read.reserve(READ);
-        }
-        match tokio_util::io::poll_read_buf(Pin::new(&mut connection.stream), cx, &mut connection.read) {
+        let connection = &mut *self.connection;
+        let polled = ROOM.with_borrow_mut(|room| {
+            if room.capacity() < READ {
+                room.reserve(BLOCK);
+            }
+            let read = ready!(tokio_util::io::poll_read_buf(Pin::new(&mut connection.stream), cx, room))?;
+            let new = room.split().freeze();
+            connection.read = match connection.read.is_empty() {
+                true => new,
+                false => [&connection.read[..], &new].concat().into(),
+            };
+            Poll::Ready(Ok(read))
+        });
+        match polled {
             Poll::Pending => Ok(Poll::Pending),
             Poll::Ready(Ok(read)) => {
                 if read > 0 {
@@ -321,7 +369,7 @@ impl Exchange {
 
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<Fault> {
         let client = self.waits_for_client && !self.heard;
-        let Connection { timer, since, .. } = &mut self.connection;
+        let Connection { timer, since, .. } = &mut *self.connection;
         let end = *since + if client { self.client_wait } else { self.wait };
         if timer.deadline() > end {
             timer.as_mut().reset(end);
@@ -338,22 +386,29 @@ impl Exchange {
 
     /// The connection itself, after both sides have changed protocols; with what has been read already.
     pub fn into_stream(self) -> (Stream, Bytes) {
-        (self.connection.stream, self.connection.read.freeze())
+        let Connection { stream, read, .. } = *self.connection;
+        (stream, read)
     }
 
     /// Keeps the connection for another request, if it can be.
     fn keep(mut self) {
         let sent =
             self.body.is_none() && self.out.is_empty() && self.chunk.is_empty() && self.after.is_empty();
+        give_back(std::mem::take(&mut self.out));
         if self.reusable && sent && self.connection.read.is_empty() {
             self.connection.served += 1;
+            // Even of nothing, a part keeps the whole.
+            self.connection.read = Bytes::new();
             self.endpoint.keep(self.connection);
         }
     }
 }
 
 /// Headers as they are written.
-pub(crate) fn fields(out: &mut BytesMut, headers: &HeaderMap) {
+pub(crate) fn fields<'a>(
+    out: &mut BytesMut,
+    headers: impl IntoIterator<Item = (&'a HeaderName, &'a HeaderValue)>,
+) {
     for (name, value) in headers {
         out.reserve(name.as_str().len() + value.len() + 4);
         out.put_slice(name.as_str().as_bytes());

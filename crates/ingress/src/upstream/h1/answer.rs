@@ -68,9 +68,9 @@ impl Answer {
                 Length::Exact(left) => {
                     let now = read.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
                     *left -= now as u64;
-                    Piece::Data(read.split_to(now).freeze())
+                    Piece::Data(read.split_to(now))
                 }
-                Length::ToTheEnd => Piece::Data(read.split().freeze()),
+                Length::ToTheEnd => Piece::Data(std::mem::take(read)),
                 Length::Chunked(chunked) => match chunked.next(read) {
                     Ok(piece) => piece,
                     Err(why) => return Poll::Ready(Some(Err(Fault::Bad(why)))),
@@ -109,8 +109,8 @@ impl Answer {
 
 impl Exchange {
     /// The answer's body.
-    pub fn into_body(self, length: Length) -> Answer {
-        let mut answer = Answer { exchange: Some(Box::new(self)), length };
+    pub fn into_body(self: Box<Self>, length: Length) -> Answer {
+        let mut answer = Answer { exchange: Some(self), length };
         if matches!(answer.length, Length::Exact(0)) {
             answer.finish();
         }
@@ -146,9 +146,9 @@ impl Exchange {
             for field in answer.headers.iter() {
                 let name = HeaderName::from_bytes(field.name.as_bytes());
                 let name = name.map_err(|_| Fault::Bad("a header's name"))?;
-                let value =
-                    HeaderValue::from_bytes(field.value).map_err(|_| Fault::Bad("a header's value"))?;
-                map.append(name, value);
+                // A part of what was read, as it is there.
+                let value = HeaderValue::from_maybe_shared(input.slice_ref(field.value));
+                map.append(name, value.map_err(|_| Fault::Bad("a header's value"))?);
             }
             self.connection.read.advance(read);
             // Interim answers are for us alone: `Expect` is not passed on.
