@@ -1,7 +1,12 @@
 //! The objects of the add-on, by the names that ingress-nginx gave them.
 //!
+//! Ports 80 and 443 of the node lead to the controller by a Service, not by host ports: those can be had by one Pod at a
+//! time, and a rolling update would leave the node without. The node is the control plane's, whose address users have.
+//!
 //! The check at admission gets a new certificate whenever they are applied, by skiff itself: nobody in the cluster needs
 //! the right to write one.
+
+use std::net::IpAddr;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -17,17 +22,22 @@ pub const NAME: &str = "ingress-nginx-controller";
 /// `spec.controller` of the class `nginx`.
 pub const CONTROLLER: &str = "k8s.io/ingress-nginx";
 
+/// The Service of the node's own ports.
+const NODE: &str = "ingress-nginx-controller-node";
 /// The Service of the check at admission, as ingress-nginx names it.
 const ADMISSION: &str = "ingress-nginx-controller-admission";
 /// The Secret of its certificate, and the configuration that tells the API server of it.
 const ADMISSION_OBJECTS: &str = "ingress-nginx-admission";
 
+/// The label of the nodes that the controller may run on.
+pub const NODE_LABEL: &str = "node-role.kubernetes.io/control-plane";
+
 /// All objects, in the order in which they are to be made; `image` is one whose program has the command
-/// `ingress-controller`.
+/// `ingress-controller`, `addresses` are those of the node with [`NODE_LABEL`].
 ///
 /// # Errors
 /// When no certificate can be made.
-pub fn manifests(image: &str) -> Result<Vec<Value>, rcgen::Error> {
+pub fn manifests(image: &str, addresses: &[IpAddr]) -> Result<Vec<Value>, rcgen::Error> {
     let identity = Identity::new(&ObjectKey::new(NAMESPACE, ADMISSION))?;
     let mut all = vec![
         json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}),
@@ -54,6 +64,7 @@ pub fn manifests(image: &str) -> Result<Vec<Value>, rcgen::Error> {
             }
         }),
         service(),
+        node_ports(addresses),
         json!({
             "apiVersion": "v1", "kind": "Service", "metadata": {"name": ADMISSION, "namespace": NAMESPACE},
             "spec": {
@@ -119,10 +130,29 @@ fn service() -> Value {
         "spec": {
             "type": "NodePort",
             "selector": labels(),
-            "ports": [
-                {"name": "http", "port": 80, "targetPort": "http", "appProtocol": "http"},
-                {"name": "https", "port": 443, "targetPort": "https", "appProtocol": "https"}
-            ]
+            "ports": ports()
+        }
+    })
+}
+
+fn ports() -> Value {
+    json!([
+        {"name": "http", "port": 80, "targetPort": "http", "appProtocol": "http"},
+        {"name": "https", "port": 443, "targetPort": "https", "appProtocol": "https"}
+    ])
+}
+
+/// Ports 80 and 443 of the node's addresses; clients keep theirs.
+fn node_ports(addresses: &[IpAddr]) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": NODE, "namespace": NAMESPACE},
+        "spec": {
+            "type": "ClusterIP",
+            "ipFamilyPolicy": "PreferDualStack",
+            "externalIPs": addresses,
+            "externalTrafficPolicy": "Local",
+            "selector": labels(),
+            "ports": ports()
         }
     })
 }
@@ -132,14 +162,13 @@ fn deployment(image: &str) -> Value {
         "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": NAME, "namespace": NAMESPACE},
         "spec": {
             "replicas": 1,
-            // Two Pods cannot have the same ports of one node.
-            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1}},
+            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
             "selector": {"matchLabels": labels()},
             "template": {
                 "metadata": {"labels": labels()},
                 "spec": {
                     "serviceAccountName": "ingress-nginx",
-                    "nodeSelector": {"kubernetes.io/os": "linux"},
+                    "nodeSelector": {"kubernetes.io/os": "linux", NODE_LABEL: ""},
                     "containers": [container(image)]
                 }
             }
@@ -155,13 +184,13 @@ fn container(image: &str) -> Value {
         "args": [
             "ingress-controller", "--watch-ingress-without-class", "--publish-status-address=$(NODE_IP)",
             format!("--configmap={NAMESPACE}/{NAME}"), format!("--admission-secret={NAMESPACE}/{ADMISSION_OBJECTS}"),
-            "--shutdown-grace-period=1"
+            "--shutdown-grace-period=3"
         ],
         "env": [{"name": "NODE_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.hostIP"}}}],
         "resources": {"requests": {"cpu": "100m", "memory": "90Mi"}},
         "ports": [
-            {"containerPort": 80, "hostPort": 80, "name": "http", "protocol": "TCP"},
-            {"containerPort": 443, "hostPort": 443, "name": "https", "protocol": "TCP"},
+            {"containerPort": 80, "name": "http", "protocol": "TCP"},
+            {"containerPort": 443, "name": "https", "protocol": "TCP"},
             {"containerPort": 8443, "name": "webhook", "protocol": "TCP"}
         ],
         "livenessProbe": {"httpGet": {"path": "/healthz", "port": 10254}, "initialDelaySeconds": 10},

@@ -12,7 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use http::{Request, Response};
+use http::header::{self, HeaderValue};
+use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -55,15 +56,26 @@ pub(crate) struct Front {
     pub port: u16,
 }
 
-/// Serves a listener until `stop`, then lets requests under way end.
-pub(crate) async fn serve(listener: TcpListener, front: Front, proxy: Arc<Proxy>, stop: CancellationToken) {
+/// How serving ends: connections are asked to go elsewhere while new ones are still served, then the port closes.
+#[derive(Clone, Default)]
+pub(crate) struct Stop {
+    /// Clients are told with each answer (HTTP/1.1), or at once (HTTP/2), that the next request belongs elsewhere: who
+    /// is told cannot lose one, as who finds a connection closed may.
+    pub leaving: CancellationToken,
+    /// No new connections; requests under way end.
+    pub closing: CancellationToken,
+}
+
+/// Serves a listener until it is to close, then lets requests under way end.
+pub(crate) async fn serve(listener: TcpListener, front: Front, proxy: Arc<Proxy>, stop: Stop) {
     let open = TaskTracker::new();
     let room = Arc::new(Semaphore::new(proxy.global().connections));
-    let end = Arc::new(End::default());
+    let (leave, end) = (Arc::new(End::default()), Arc::new(End::default()));
     let begin = |(stream, address, place): Accepted| {
         let peer = Peer::new(address, front.port);
         let global = proxy.global();
-        let connection = Connection { proxy: proxy.clone(), peer, global, end: end.clone() };
+        let (leave, end) = (leave.clone(), end.clone());
+        let connection = Connection { proxy: proxy.clone(), peer, global, leave, end };
         let tls = front.tls.clone();
         open.spawn(async move {
             let _place = place;
@@ -73,11 +85,16 @@ pub(crate) async fn serve(listener: TcpListener, front: Front, proxy: Arc<Proxy>
     loop {
         let accepted = tokio::select! {
             biased;
-            () = stop.cancelled() => break,
+            () = stop.closing.cancelled() => break,
+            () = stop.leaving.cancelled(), if !leave.has_come() => {
+                leave.come();
+                None
+            }
             accepted = accept(&listener, &room) => accepted,
         };
         accepted.map(begin);
     }
+    leave.come();
     end.come();
     // Whoever had connected by now is served as well; later ones find the port closed.
     while let Ok(Some(accepted)) = tokio::time::timeout(Duration::ZERO, accept(&listener, &room)).await {
@@ -108,7 +125,7 @@ async fn accept(listener: &TcpListener, room: &Arc<Semaphore>) -> Option<Accepte
     }
 }
 
-/// The end of serving, as connections hear of it. They are polled for each request and the end comes once: a flag is
+/// A turn of serving, as connections hear of it. They are polled for each request and the end comes once: a flag is
 /// all that they look at before.
 #[derive(Default)]
 struct End {
@@ -122,13 +139,17 @@ impl End {
         self.wakes.cancel();
     }
 
+    fn has_come(&self) -> bool {
+        self.came.load(Ordering::Acquire)
+    }
+
     /// Drives a connection; `finish` asks it to end after the request under way, once the end has come.
     async fn drive<C: Future>(&self, connection: C, finish: impl Fn(Pin<&mut C>)) {
         let mut connection = std::pin::pin!(connection);
         let mut end = std::pin::pin!(self.wakes.cancelled());
         let (mut listens, mut told) = (false, false);
         poll_fn(|cx| {
-            if !told && (!listens || self.came.load(Ordering::Acquire)) {
+            if !told && (!listens || self.has_come()) {
                 listens = true;
                 if end.as_mut().poll(cx).is_ready() {
                     told = true;
@@ -146,6 +167,7 @@ struct Connection {
     proxy: Arc<Proxy>,
     peer: Peer,
     global: Arc<Global>,
+    leave: Arc<End>,
     end: Arc<End>,
 }
 
@@ -227,10 +249,14 @@ impl Connection {
             async move { Ok::<_, Infallible>(proxy.answer(request, &peer).await) }
         });
         let connection = builder.serve_connection(TokioIo::new(stream), service);
-        self.end.drive(connection, |connection| connection.graceful_shutdown()).await;
+        self.leave.drive(connection, |connection| connection.graceful_shutdown()).await;
     }
 
     async fn answer(&self, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
-        Ok(self.proxy.answer(request, &self.peer).await)
+        let mut response = self.proxy.answer(request, &self.peer).await;
+        if self.leave.has_come() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        Ok(response)
     }
 }

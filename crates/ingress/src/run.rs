@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admission;
 use crate::build::{self, Objects, Ours, Problems};
 use crate::certificates::{self, Acceptors, ByName};
-use crate::front::{Front, Tls};
+use crate::front::{Front, Stop, Tls};
 use crate::health;
 use crate::metrics::Metrics;
 use crate::proxy::Proxy;
@@ -149,17 +149,17 @@ pub(crate) async fn serve(
     let proxy = Arc::new(proxy);
     let follow = follow(&config, &feeds, &tls, &names, &metrics, &recorder, &ready, &stop);
     // Serving ends later than readiness.
-    let closing = CancellationToken::new();
+    let ends = Stop { leaving: stop.clone(), closing: CancellationToken::new() };
     // Whatever ends this, the threads end as well.
-    let _guard = closing.clone().drop_guard();
+    let _guard = ends.closing.clone().drop_guard();
     let fronts =
         vec![(http, Front { tls: None, port: 80 }), (https, Front { tls: Some(tls.clone()), port: 443 })];
     let served = async {
-        let working = workers::serve(fronts, proxy.clone(), config.workers, closing.clone());
+        let working = workers::serve(fronts, proxy.clone(), config.workers, ends.clone());
         let told = async {
             stop.cancelled().await;
             tokio::time::sleep(config.grace).await;
-            closing.cancel();
+            ends.closing.cancel();
             Ok(())
         };
         tokio::try_join!(working, told).map_err(Error::Worker)

@@ -9,12 +9,11 @@ use std::sync::Arc;
 
 use tokio::net::TcpListener;
 use tokio::sync::{Barrier, oneshot};
-use tokio_util::sync::CancellationToken;
 
-use crate::front::{self, Front};
+use crate::front::{self, Front, Stop};
 use crate::proxy::Proxy;
 
-/// Serves these listeners on `count` threads until `stop`, then lets requests under way end.
+/// Serves these listeners on `count` threads until they are to close, then lets requests under way end.
 ///
 /// # Errors
 /// When a thread cannot be had, or has died.
@@ -22,7 +21,7 @@ pub(crate) async fn serve(
     listeners: Vec<(TcpListener, Front)>,
     proxy: Arc<Proxy>,
     count: usize,
-    stop: CancellationToken,
+    stop: Stop,
 ) -> io::Result<()> {
     let mut all = Vec::new();
     for (listener, front) in listeners {
@@ -53,7 +52,7 @@ pub(crate) async fn serve(
 fn work(
     listeners: Vec<(std::net::TcpListener, Front)>,
     proxy: Arc<Proxy>,
-    stop: CancellationToken,
+    stop: Stop,
     last: &Barrier,
 ) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

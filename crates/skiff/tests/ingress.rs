@@ -2,7 +2,10 @@
 //! name a client asks for, and nothing left afterwards.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -29,6 +32,7 @@ fn ingress_as_in_the_tutorial() {
     what_cannot_be_is_refused_when_it_is_written(&kubectl, &node);
     lint_reads_the_cluster_and_files(&cluster);
     settings_are_followed(&kubectl, &node);
+    a_new_controller_takes_over_and_no_request_is_lost(&kubectl, &node);
     kubectl.out("delete ingress --all");
     kubectl.out("delete deploy,service nginx-app newdeploy foo bar");
     kubectl.out("delete secret foo-tls");
@@ -247,6 +251,89 @@ fn settings_are_followed(kubectl: &Kubectl, node: &Node) {
     kubectl
         .args(&["patch", "configmap", "ingress-nginx-controller", "-n", "ingress-nginx", "-p", none])
         .out();
+}
+
+/// Asks again and again until told to end: over one connection as long as that is kept, or over a new one each time. Gives
+/// how many answers were good, and what was wrong with the others.
+fn asking(node: &str, keep: bool, end: &AtomicBool) -> (usize, Vec<String>) {
+    let (mut good, mut lost) = (0, Vec::new());
+    let mut open: Option<BufReader<TcpStream>> = None;
+    while !end.load(Ordering::Relaxed) {
+        let asked = open.take().map_or_else(|| connect(node), Ok).and_then(|mut stream| {
+            let closes = ask(&mut stream, keep)?;
+            Ok((!closes).then_some(stream))
+        });
+        match asked {
+            Ok(kept) => (good, open) = (good + 1, kept),
+            Err(error) => lost.push(error.to_string()),
+        }
+        std::thread::sleep(Duration::from_millis(3));
+    }
+    (good, lost)
+}
+
+fn connect(node: &str) -> std::io::Result<BufReader<TcpStream>> {
+    let stream = TcpStream::connect((node, 80))?;
+    stream.set_read_timeout(Some(SOON))?;
+    Ok(BufReader::new(stream))
+}
+
+/// One request; whether the connection ends with it.
+fn ask(stream: &mut BufReader<TcpStream>, keep: bool) -> std::io::Result<bool> {
+    let connection = if keep { "keep-alive" } else { "close" };
+    let request = format!("GET / HTTP/1.1\r\nHost: bar.example.com\r\nConnection: {connection}\r\n\r\n");
+    stream.get_mut().write_all(request.as_bytes())?;
+    let wrong = |what: &str| std::io::Error::other(what.to_owned());
+    let (mut length, mut closes, mut line) = (None, false, String::new());
+    for number in 0.. {
+        line.clear();
+        if stream.read_line(&mut line)? == 0 {
+            return Err(wrong("the connection ended without an answer"));
+        }
+        let text = line.trim_end().to_ascii_lowercase();
+        match text.split_once(':') {
+            _ if number == 0 && text != "http/1.1 200 ok" => return Err(wrong(&text)),
+            Some(("content-length", value)) => length = value.trim().parse().ok(),
+            Some(("connection", value)) => closes = value.trim() == "close",
+            _ if text.is_empty() => break,
+            _ => {}
+        }
+    }
+    let mut body = vec![0; length.ok_or_else(|| wrong("no content-length"))?];
+    stream.read_exact(&mut body)?;
+    if body.windows(9).any(|part| part == b"It works!") { Ok(closes) } else { Err(wrong("another page")) }
+}
+
+fn a_new_controller_takes_over_and_no_request_is_lost(kubectl: &Kubectl, node: &Node) {
+    let end = AtomicBool::new(false);
+    let https = || {
+        let (mut good, mut lost) = (0, Vec::new());
+        while !end.load(Ordering::Relaxed) {
+            let got = node.curl(&["-k"], "bar.example.com", "/");
+            if got.ok && got.stdout.contains("It works!") { good += 1 } else { lost.push(format!("{got:?}")) }
+        }
+        (good, lost)
+    };
+    let before = kubectl.out("get pods -n ingress-nginx -o name");
+    let asked = std::thread::scope(|scope| {
+        let kept = [0, 1].map(|_| scope.spawn(|| asking(&node.0, true, &end)));
+        let new = scope.spawn(|| asking(&node.0, false, &end));
+        let https = scope.spawn(https);
+        kubectl.out("rollout restart -n ingress-nginx deploy/ingress-nginx-controller");
+        kubectl.out("rollout status -n ingress-nginx deploy/ingress-nginx-controller --timeout=60s");
+        eventually("the old controller is gone", SOON, || {
+            let now = kubectl.out("get pods -n ingress-nginx -o name");
+            (now.lines().count() == 1 && now != before).then_some(())
+        });
+        end.store(true, Ordering::Relaxed);
+        kept.into_iter().chain([new, https]).map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
+    });
+    for (good, lost) in asked {
+        assert!(good > 0 && lost.is_empty(), "{good} good answers; lost: {lost:?}");
+    }
+    eventually("the Ingress has the node's address", SOON, || {
+        kubectl.out("get ingress multihost").contains(&node.0).then_some(())
+    });
 }
 
 fn the_addon_leaves_nothing(cluster: &Cluster, kubectl: &Kubectl, before: &str) {

@@ -23,12 +23,11 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
 
 use crate::annotations::PREFIX;
 use crate::build::{self, Objects, Problems};
 use crate::certificates::{self, Acceptors, ByName};
-use crate::front::{self, Front, Tls};
+use crate::front::{self, Front, Stop, Tls};
 use crate::metrics::Metrics;
 use crate::proxy::Proxy;
 use crate::record::Log;
@@ -306,7 +305,7 @@ pub struct World {
     names: Arc<ByName>,
     pub plain: SocketAddr,
     pub secure: SocketAddr,
-    pub stop: CancellationToken,
+    pub stop: Stop,
     pub serving: JoinHandle<()>,
 }
 
@@ -331,7 +330,7 @@ impl World {
         let (log, lines) = Log::to_test();
         let metrics = Arc::new(Metrics::default());
         let proxy = Arc::new(Proxy::new(table, metrics.clone(), log).unwrap());
-        let stop = CancellationToken::new();
+        let stop = Stop::default();
         let (plain_at, secure_at) = (plain.local_addr().unwrap(), secure.local_addr().unwrap());
         let mut world = Self {
             objects,
@@ -408,6 +407,6 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        self.stop.cancel();
+        self.stop.closing.cancel();
     }
 }

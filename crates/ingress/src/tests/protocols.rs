@@ -23,7 +23,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::tungstenite::Message;
 
-use super::harness::{LIMIT, World, annotated, echo, loopback, secret, service, told};
+use super::harness::{Answer, LIMIT, World, annotated, echo, loopback, secret, service, told};
 
 /// A connection that has agreed on HTTP/2.
 pub async fn http2_stream(world: &World) -> TlsStream<TcpStream> {
@@ -178,12 +178,46 @@ async fn a_request_under_way_when_the_controller_stops_is_answered() {
     let mut sender = sender::<Empty<Bytes>>(&world).await;
     let last = tokio::spawn(sender.send_request(Request::get("https://h/").body(Empty::new()).unwrap()));
     let mut backend = listener.accept().await.unwrap().0;
-    world.stop.cancel();
+    world.stop.closing.cancel();
     backend.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
     assert_eq!(last.await.unwrap().unwrap().status(), StatusCode::OK);
     drop(sender);
     let serving = std::mem::replace(&mut world.serving, tokio::spawn(async {}));
     tokio::time::timeout(LIMIT, serving).await.expect("drained").unwrap();
+}
+
+#[tokio::test]
+async fn whoever_is_served_while_the_controller_leaves_is_sent_elsewhere() {
+    let world = World::start(&[annotated(&[])]).await;
+    let mut stream = TcpStream::connect(world.plain).await.unwrap();
+    let mut sender = sender::<Empty<Bytes>>(&world).await;
+    let ask = || Request::get("https://h/").body(Empty::new()).unwrap();
+    assert_eq!(sender.send_request(ask()).await.unwrap().status(), StatusCode::OK);
+    world.stop.leaving.cancel();
+    // HTTP/1.1: by the answer, and only then is the connection closed; new connections are served.
+    let told = async {
+        loop {
+            stream.write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").await.unwrap();
+            let mut answer = Vec::new();
+            while !answer.ends_with(b"}") {
+                assert!(stream.read_buf(&mut answer).await.unwrap() > 0, "an answer");
+            }
+            let answer = Answer::parse(&String::from_utf8_lossy(&answer));
+            assert_eq!(answer.service(), "a");
+            if answer.header("connection") == "close" {
+                return stream.read_buf(&mut Vec::new()).await.unwrap();
+            }
+        }
+    };
+    assert_eq!(tokio::time::timeout(LIMIT, told).await.expect("told in time"), 0);
+    assert_eq!(world.get("/").await.service(), "a");
+    // HTTP/2: at once, by GOAWAY.
+    let gone = async {
+        while sender.ready().await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, gone).await.expect("gone in time");
 }
 
 #[tokio::test]

@@ -1,11 +1,13 @@
 //! Objects that skiff itself puts into the cluster: created, or brought to what this version wants; the DNS always,
 //! the rest when a user says so.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use k8s_openapi::api::apps::v1::Deployment;
-use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
+use k8s_openapi::api::core::v1::Node;
+use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::core::{ApiResource, GroupVersionKind, TypeMeta};
 use kube::{Client, ResourceExt};
 use serde_json::Value;
@@ -25,7 +27,7 @@ struct Addon {
     /// The Deployment that does its work; all other objects in its namespace are its own as well.
     namespace: &'static str,
     deployment: &'static str,
-    manifests: fn(&str) -> anyhow::Result<Vec<Value>>,
+    manifests: fn(&str, &[IpAddr]) -> anyhow::Result<Vec<Value>>,
 }
 
 const ADDONS: [Addon; 1] = [Addon {
@@ -33,8 +35,8 @@ const ADDONS: [Addon; 1] = [Addon {
     maintainer: "skiff",
     namespace: ingress::addon::NAMESPACE,
     deployment: ingress::addon::NAME,
-    manifests: |image| {
-        ingress::addon::manifests(image).context("make a certificate for the check at admission")
+    manifests: |image, addresses| {
+        ingress::addon::manifests(image, addresses).context("make a certificate for the check at admission")
     },
 }];
 
@@ -53,6 +55,17 @@ impl Addon {
     async fn deployment(&self, client: &Client) -> anyhow::Result<Option<Deployment>> {
         let found = self.deployments(client).get_opt(self.deployment).await;
         found.map_err(said).with_context(|| format!("read Deployment {}", self.deployment))
+    }
+
+    /// All its objects; they name the addresses of the control plane's node.
+    async fn objects(&self, client: &Client) -> anyhow::Result<Vec<Value>> {
+        let nodes = Api::<Node>::all(client.clone());
+        let main = ListParams::default().labels(ingress::addon::NODE_LABEL);
+        let nodes = nodes.list(&main).await.map_err(said).context("list the control plane's node")?;
+        let rows = nodes.items.iter().flat_map(|node| &node.status).flat_map(|s| &s.addresses).flatten();
+        let internal = rows.filter(|row| row.type_ == "InternalIP");
+        let addresses: Vec<IpAddr> = internal.filter_map(|row| row.address.parse().ok()).collect();
+        (self.manifests)(cluster::BUILTIN_IMAGE, &addresses)
     }
 
     async fn enabled(&self, client: &Client) -> anyhow::Result<bool> {
@@ -89,7 +102,7 @@ pub async fn list(client: &Client) -> anyhow::Result<Vec<AddonLine>> {
 pub async fn enable(client: &Client, name: &str) -> anyhow::Result<()> {
     let addon = Addon::find(name)?;
     let Addon { namespace, deployment, .. } = addon;
-    let manifests = (addon.manifests)(cluster::BUILTIN_IMAGE)?;
+    let manifests = addon.objects(client).await?;
     for manifest in &manifests {
         let (api, kind, object) = of(client, manifest)?;
         let name = object.name_any();
@@ -124,7 +137,7 @@ pub async fn enable(client: &Client, name: &str) -> anyhow::Result<()> {
 pub async fn refresh(client: &Client) -> anyhow::Result<()> {
     for addon in &ADDONS {
         if addon.enabled(client).await? {
-            apply(client, (addon.manifests)(cluster::BUILTIN_IMAGE)?).await?;
+            apply(client, addon.objects(client).await?).await?;
         }
     }
     Ok(())
@@ -136,7 +149,7 @@ pub async fn refresh(client: &Client) -> anyhow::Result<()> {
 /// An unknown name, somebody else's objects under its names, or that an object does not go.
 pub async fn disable(client: &Client, name: &str) -> anyhow::Result<()> {
     let addon = Addon::find(name)?;
-    for manifest in (addon.manifests)(cluster::BUILTIN_IMAGE)?.into_iter().rev() {
+    for manifest in addon.objects(client).await?.into_iter().rev() {
         let (api, kind, object) = of(client, &manifest)?;
         let name = object.name_any();
         let gone = tokio::time::timeout(PATIENCE, remove(&api, &name)).await;
