@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use http::Request;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
@@ -13,6 +14,7 @@ use tokio::io::BufWriter;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
+use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
 
 use crate::identity::PeerCertificates;
@@ -70,16 +72,21 @@ impl ApiServer {
         let peer = stream.get_ref().1.peer_certificates().map(|chain| {
             PeerCertificates(chain.iter().map(|c| c.clone().into_owned()).collect::<Vec<_>>().into())
         });
-        // HTTP/2 writes a frame at a time and flushes when it has no more: without this each frame of each watch is a
-        // TLS record and a system call of its own, here and at the reader.
-        let stream = BufWriter::with_capacity(BUFFER, stream);
+        // HTTP/2 writes a frame at a time and flushes when it has no more: without a buffer each frame of each watch is a
+        // TLS record and a system call of its own, here and at the reader. HTTP/1 writes an answer at once.
+        let stream = match stream.get_ref().1.alpn_protocol() {
+            Some(b"h2") => Either::Left(BufWriter::with_capacity(BUFFER, stream)),
+            _ => Either::Right(stream),
+        };
         let service = service_fn(move |request: Request<Incoming>| {
             let api = self.clone();
             let mut request = request.map(|body| body.map_err(Into::into).boxed_unsync());
             if let Some(peer) = &peer {
                 request.extensions_mut().insert(peer.clone());
             }
-            async move { Ok::<_, std::convert::Infallible>(api.handle(request).await) }
+            // What works an answer out takes tens of kilobytes, and a stream lives for as long as its answer is sent: boxed, a
+            // watch does not hold on to them.
+            async move { Ok::<_, std::convert::Infallible>(api.handle(request).await) }.boxed()
         });
         let mut builder = Builder::new(TokioExecutor::new());
         builder.http1().timer(TokioTimer::new()).header_read_timeout(HANDSHAKE);

@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 
 use crate::etcd::{self, Etcd};
 use crate::figures::{Figures, percentile};
+use crate::http2;
 
 const CLIENTS: usize = 32;
 const WATCHERS: usize = 1000;
@@ -36,6 +37,9 @@ pub async fn measure(seconds: u64, server: Option<u32>) -> anyhow::Result<Figure
 
 async fn run(client: &Client, time: Duration, server: Option<u32>) -> anyhow::Result<Figures> {
     let mut figures = Figures::default();
+    if let Some(server) = server {
+        load::watched(client, time, server, &mut figures).await?;
+    }
     let (rate, mut times) = creates(time).await?;
     figures.add("durable creates, 32 clients", "/s", rate, Some(">= 5000"));
     let etcd = Etcd::start().await?;
@@ -125,7 +129,7 @@ async fn watches(client: &Client) -> anyhow::Result<Vec<Duration>> {
     let from = api.list_metadata(&Default::default()).await?.metadata.resource_version.unwrap_or_default();
     for _ in 0..WATCHERS / 100 {
         // A hundred streams are what one HTTP/2 connection is given.
-        let client = Client::try_default().await?;
+        let client = http2::client().await?;
         for _ in 0..100 {
             let api: Api<ConfigMap> = Api::namespaced(client.clone(), NAMESPACE);
             let (tx, from) = (tx.clone(), from.clone());

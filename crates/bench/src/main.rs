@@ -10,6 +10,7 @@ mod dns;
 mod dns_live;
 mod etcd;
 mod figures;
+mod http2;
 mod ingress;
 mod layout;
 mod memory;

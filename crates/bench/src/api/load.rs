@@ -21,6 +21,7 @@ use tokio::task::JoinSet;
 
 use super::{CLIENTS, NAMESPACE, config_map};
 use crate::figures::{Figures, percentile};
+use crate::http2;
 use crate::memory::resident;
 
 const PODS: usize = 5000;
@@ -67,7 +68,27 @@ fn taskset(pid: u32, cores: &str) -> bool {
     command.is_ok_and(|status| status.success())
 }
 
-/// Measures with the server's process given.
+/// What thousands of watchers cost a server that has nothing else to keep yet; its process is given.
+pub async fn watched(
+    client: &Client,
+    time: Duration,
+    server: u32,
+    figures: &mut Figures,
+) -> anyhow::Result<()> {
+    let _pinned = Pinned::new(server)?;
+    let before = resident(server)?;
+    let mut seen = watches(client, time, server).await?;
+    let rate = Some(">= 1000");
+    figures.add("writes/s beside 5,000 watchers", "/s", seen.rate, rate);
+    let p99 = percentile(&mut seen.times, 0.99);
+    figures.add("write seen by its one of 5,000, p99", "ms", p99, Some("<= 100"));
+    figures.add("memory of the server before 5,000 watchers", "MB", before, None);
+    figures.add("memory of the server, 5,000 watchers open", "MB", seen.opened, None);
+    figures.add("memory of the server, 5,000 watchers served", "MB", seen.served, Some("<= 200"));
+    Ok(())
+}
+
+/// What one core serves; the server's process is given.
 pub async fn measure(
     client: &Client,
     time: Duration,
@@ -81,12 +102,6 @@ pub async fn measure(
     figures.add("GETs of a Pod, one core", "/s", rate, Some(">= 15000"));
     let mut times = lists(client).await?;
     figures.add("LIST of 5,000 Pods, one core, p50", "ms", percentile(&mut times, 0.5), Some("<= 25"));
-    let before = resident(server)?;
-    let (mut seen, rate, during) = watches(client, time, server).await?;
-    figures.add("writes/s beside 5,000 watchers", "/s", rate, Some(">= 1000"));
-    figures.add("write seen by its one of 5,000, p99", "ms", percentile(&mut seen, 0.99), Some("<= 100"));
-    figures.add("memory of the server before 5,000 watchers", "MB", before, None);
-    figures.add("memory of the server with 5,000 watchers", "MB", during, Some("<= 200"));
     Ok(())
 }
 
@@ -173,14 +188,22 @@ async fn lists(client: &Client) -> anyhow::Result<Vec<Duration>> {
     Ok(times)
 }
 
+/// How soon writes were seen, how many there were a second, and the server's memory in MB before and after them.
+struct Seen {
+    times: Vec<Duration>,
+    rate: f64,
+    opened: f64,
+    served: f64,
+}
+
 /// Each watcher looks at one object, as kubelets look at what their Pods mount, and the writes go round.
-async fn watches(client: &Client, time: Duration, server: u32) -> anyhow::Result<(Vec<Duration>, f64, f64)> {
+async fn watches(client: &Client, time: Duration, server: u32) -> anyhow::Result<Seen> {
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), NAMESPACE);
     let (tx, mut rx) = mpsc::unbounded_channel();
     let (mut watchers, opened) = (JoinSet::new(), Arc::new(Semaphore::new(0)));
     let from = maps.list_metadata(&Default::default()).await?.metadata.resource_version.unwrap_or_default();
     for c in 0..WATCHERS / STREAMS {
-        let client = Client::try_default().await?;
+        let client = http2::client().await?;
         for i in 0..STREAMS {
             let maps: Api<ConfigMap> = Api::namespaced(client.clone(), NAMESPACE);
             let (tx, from, name) = (tx.clone(), from.clone(), format!("one-{}", c * STREAMS + i));
@@ -204,8 +227,9 @@ async fn watches(client: &Client, time: Duration, server: u32) -> anyhow::Result
         ended?.context("a watch ended")?;
     }
     ensure!(all.is_ok(), "{} of {WATCHERS} watches opened", opened.available_permits());
+    let before = resident(server)?;
     let (written, spent) = writes(client, time).await?;
-    let during = resident(server)?;
+    let served = resident(server)?;
     let mut seen = Vec::new();
     while seen.len() < written.len() {
         let next = tokio::time::timeout(Duration::from_secs(10), rx.recv()).await;
@@ -217,7 +241,8 @@ async fn watches(client: &Client, time: Duration, server: u32) -> anyhow::Result
         }
     }
     watchers.abort_all();
-    Ok((seen, written.len() as f64 / spent.as_secs_f64(), during))
+    let rate = written.len() as f64 / spent.as_secs_f64();
+    Ok(Seen { times: seen, rate, opened: before, served })
 }
 
 /// Writes at an even pace; when each began, by the value that it wrote, and how long they took together.
