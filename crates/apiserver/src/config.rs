@@ -28,6 +28,8 @@ pub struct Config {
     pub service_account_issuer: String,
     /// How to reach kubelets (client certificate included) for logs, exec, attach, port-forward and proxy.
     pub kubelet_tls: Arc<rustls::ClientConfig>,
+    /// The audit log, if there is to be one.
+    pub audit: Option<crate::audit::Settings>,
 }
 
 impl Config {

@@ -11,6 +11,7 @@ use serde_json::Value;
 use storage::{KeyValue, Store};
 use tokio_util::sync::CancellationToken;
 
+use crate::audit::Record;
 use crate::auth::AuthError;
 use crate::config::Config;
 use crate::convert;
@@ -99,6 +100,8 @@ pub struct Call {
     pub has_rest: bool,
     /// The write is a server-side apply: it keeps account of field owners itself.
     pub applies: bool,
+    /// What the audit log is to say of the request; held as long as it lasts.
+    pub record: Option<Arc<Record>>,
     /// The server itself asks, or what is asked was admitted under another name: admission is not asked again.
     pub internal: bool,
 }
@@ -145,6 +148,7 @@ impl Call {
             rest,
             has_rest,
             applies: false,
+            record: None,
             internal: false,
         }
     }

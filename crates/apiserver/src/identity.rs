@@ -42,6 +42,10 @@ impl UserInfo {
 #[derive(Debug, Clone)]
 pub struct PeerCertificates(pub Arc<[CertificateDer<'static>]>);
 
+/// Address of the TCP peer; a request extension set by the listener.
+#[derive(Debug, Clone, Copy)]
+pub struct PeerAddress(pub std::net::IpAddr);
+
 /// What a request wants to do.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Attributes {
@@ -78,13 +82,8 @@ pub struct Decision {
 /// Finds out who sends a request.
 #[async_trait]
 pub trait Authenticator: Send + Sync + 'static {
-    /// The user; `None` without credentials; an error for credentials that do not hold. Impersonation is the
-    /// authenticator's business too: `authorizer` answers whether it is allowed.
-    async fn authenticate(
-        &self,
-        request: &Parts,
-        authorizer: &dyn Authorizer,
-    ) -> Result<Option<UserInfo>, Status>;
+    /// The user; `None` without credentials; an error for credentials that do not hold.
+    async fn authenticate(&self, request: &Parts) -> Result<Option<UserInfo>, Status>;
 }
 
 /// Decides whether a user may do something.

@@ -6,6 +6,7 @@
 
 pub mod admission;
 pub mod alloc;
+pub mod audit;
 pub mod auth;
 pub mod backend;
 pub mod body;

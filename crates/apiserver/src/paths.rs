@@ -31,9 +31,7 @@ pub async fn answer(api: &ApiServer, parts: &Parts, query: &Query) -> Result<Ans
         "" => Ok(Answer::json(200, &index(api))),
         "/version" => Ok(Answer::json(200, &version())),
         "/healthz" | "/livez" | "/readyz" => health(api, path, query).await,
-        "/metrics" => {
-            Ok(Answer::bytes(200, "text/plain; version=0.0.4; charset=utf-8", api.metrics.render()))
-        }
+        "/metrics" => Ok(Answer::bytes(200, "text/plain; version=0.0.4; charset=utf-8", api.metrics())),
         "/api" | "/apis" => Ok(groups(api, parts, path == "/api")),
         "/.well-known/openid-configuration" => {
             let server = format!("https://{}", api.core.config.advertised());

@@ -17,7 +17,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
 
-use crate::identity::PeerCertificates;
+use crate::identity::{PeerAddress, PeerCertificates};
 use crate::server::ApiServer;
 
 /// A client that does not finish its TLS handshake or its request head in time is dropped.
@@ -45,9 +45,10 @@ impl ApiServer {
                 () = stop.cancelled() => break,
                 Some(_) = connections.join_next(), if !connections.is_empty() => {}
                 accepted = listener.accept() => match accepted {
-                    Ok((stream, _)) => {
+                    Ok((stream, peer)) => {
                         let (api, acceptor, stop) = (self.clone(), acceptor.clone(), stop.clone());
-                        connections.spawn(api.connection(stream, acceptor, stop));
+                        let peer = PeerAddress(peer.ip().to_canonical());
+                        connections.spawn(api.connection(stream, peer, acceptor, stop));
                     }
                     Err(error) => {
                         // Out of descriptors, most likely: give the others time to end.
@@ -66,7 +67,13 @@ impl ApiServer {
         connections.shutdown().await;
     }
 
-    async fn connection(self: Arc<Self>, stream: TcpStream, acceptor: TlsAcceptor, stop: CancellationToken) {
+    async fn connection(
+        self: Arc<Self>,
+        stream: TcpStream,
+        address: PeerAddress,
+        acceptor: TlsAcceptor,
+        stop: CancellationToken,
+    ) {
         let _ = stream.set_nodelay(true);
         let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await else { return };
         let peer = stream.get_ref().1.peer_certificates().map(|chain| {
@@ -81,6 +88,7 @@ impl ApiServer {
         let service = service_fn(move |request: Request<Incoming>| {
             let api = self.clone();
             let mut request = request.map(|body| body.map_err(Into::into).boxed_unsync());
+            request.extensions_mut().insert(address);
             if let Some(peer) = &peer {
                 request.extensions_mut().insert(peer.clone());
             }

@@ -82,6 +82,16 @@ impl Profile {
         self.state_dir.join("store.redb")
     }
 
+    /// What the audit log is to say; there is none without this file.
+    pub fn audit_policy(&self) -> PathBuf {
+        self.state_dir.join("audit-policy.yaml")
+    }
+
+    /// The audit log.
+    pub fn audit_log(&self) -> PathBuf {
+        self.state_dir.join("audit.log")
+    }
+
     /// Keys and certificates.
     pub fn pki(&self) -> PathBuf {
         self.state_dir.join("pki")

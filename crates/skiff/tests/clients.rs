@@ -3,8 +3,10 @@
 //! which it would be built otherwise than for skiff; and kubectl's commands through the script that makes docs/kubectl.md.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use futures::{StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
@@ -13,16 +15,21 @@ use kube::api::{
 };
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
-use serde_json::json;
+use serde_json::{Value, json};
 use testkit::cluster::Cluster;
 use testkit::command::run;
+use testkit::eventually;
 use testkit::images;
 
 const POD: &str = "clients";
+const SOON: Duration = Duration::from_secs(60);
 
 #[test]
 fn clients_and_commands() {
-    let cluster = Cluster::start(env!("CARGO_BIN_EXE_skiff"), "clients");
+    let policy = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(policy.path(), AUDIT_POLICY).unwrap();
+    let flags = format!("--audit-policy {}", policy.path().display());
+    let cluster = Cluster::start_with(env!("CARGO_BIN_EXE_skiff"), "clients", &flags);
     cluster.skiff(&format!("image load {}", images::tar("busybox").display())).out();
     let kubectl = cluster.kubectl();
     let script = "mkdir -p /www && echo hello >/www/index.html && httpd -p 8080 -h /www && echo ready && exec sleep 3600";
@@ -36,6 +43,49 @@ fn clients_and_commands() {
     python(&cluster);
     node(&cluster);
     every_command(&cluster);
+    audited(&cluster, policy.path());
+}
+
+/// Connections to the Pod, as every library makes them, and nothing else.
+const AUDIT_POLICY: &str = "apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+- level: Metadata
+  namespaces: [default]
+  resources: [{resources: [pods/exec]}]
+";
+
+fn audited(cluster: &Cluster, policy: &Path) {
+    let log = Path::new("/var/lib/skiff/clients/audit.log");
+    assert_eq!(log.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    let count = || {
+        let text = std::fs::read_to_string(log).unwrap();
+        let events = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let stages: Vec<String> = events
+            .filter(|event| event["objectRef"]["name"] == POD && event["objectRef"]["subresource"] == "exec")
+            .map(|event| event["stage"].as_str().unwrap().to_owned())
+            .collect();
+        let of = |stage: &str| stages.iter().filter(|s| *s == stage).count();
+        (of("ResponseStarted"), of("ResponseComplete"), stages.len())
+    };
+    eventually("every exec is in the audit log, begun and ended", SOON, || {
+        let (begun, ended, all) = count();
+        (begun >= 2 && begun == ended && begun + ended == all).then_some(())
+    });
+    let path = policy.display();
+    let said = cluster.skiff(&format!("start --audit-policy {path}"));
+    assert!(
+        said.ok && said.stderr.contains("the audit log is /var/lib/skiff/clients/audit.log"),
+        "{}",
+        said.stderr
+    );
+    let said = cluster.skiff("start --audit-policy none").err();
+    assert!(said.contains("the cluster \"clients\" runs with another one; stop it first"), "{said}");
+    std::fs::write(policy, AUDIT_POLICY.replace("level: Metadata", "level: Much")).unwrap();
+    let said = cluster.skiff(&format!("start --audit-policy {path}")).err();
+    let why = "rules[0].level: Unsupported value: \"Much\": supported values: \"None\", \"Metadata\"";
+    assert!(said.contains(&format!("--audit-policy={path}: {why}")), "{said}");
 }
 
 /// Where hack/test-deps.sh installs the libraries.

@@ -12,6 +12,7 @@ mod scene;
 mod security;
 mod webhook;
 
+pub(crate) use review::user;
 use serde_json::Value;
 
 use crate::core::Call;

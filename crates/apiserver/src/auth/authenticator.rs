@@ -1,4 +1,4 @@
-//! Who sends a request: client certificate or bearer token, and on top of it impersonation.
+//! Who sends a request: client certificate or bearer token.
 
 use std::sync::Arc;
 
@@ -6,10 +6,9 @@ use async_trait::async_trait;
 use http::header::AUTHORIZATION;
 use http::request::Parts;
 
-use super::impersonate;
 use super::token::Tokens;
 use super::x509::Certificates;
-use crate::identity::{Authenticator, Authorizer, PeerCertificates, UserInfo};
+use crate::identity::{Authenticator, PeerCertificates, UserInfo};
 use crate::objects::Objects;
 use crate::status::Status;
 
@@ -23,8 +22,16 @@ pub struct Authn {
     pub objects: Arc<dyn Objects>,
 }
 
-impl Authn {
-    async fn identify(&self, request: &Parts) -> Result<Option<UserInfo>, Status> {
+fn bearer(request: &Parts) -> Option<&str> {
+    let value = request.headers.get(AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.trim().split_once(' ')?;
+    let token = token.trim();
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+}
+
+#[async_trait]
+impl Authenticator for Authn {
+    async fn authenticate(&self, request: &Parts) -> Result<Option<UserInfo>, Status> {
         let chain = request.extensions.get::<PeerCertificates>();
         let by_certificate = chain.and_then(|chain| self.certificates.user(&chain.0));
         if by_certificate.is_some() {
@@ -40,32 +47,6 @@ impl Authn {
             Err(error) => {
                 tracing::debug!(%error, "bearer token refused");
                 Err(Status::unauthorized())
-            }
-        }
-    }
-}
-
-fn bearer(request: &Parts) -> Option<&str> {
-    let value = request.headers.get(AUTHORIZATION)?.to_str().ok()?;
-    let (scheme, token) = value.trim().split_once(' ')?;
-    let token = token.trim();
-    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
-}
-
-#[async_trait]
-impl Authenticator for Authn {
-    async fn authenticate(
-        &self,
-        request: &Parts,
-        authorizer: &dyn Authorizer,
-    ) -> Result<Option<UserInfo>, Status> {
-        let user = self.identify(request).await?;
-        match impersonate::wanted(&request.headers)? {
-            None => Ok(user),
-            Some(wanted) => {
-                let real = user.unwrap_or_else(UserInfo::anonymous);
-                impersonate::check(&real, &wanted, authorizer).await?;
-                Ok(Some(wanted.user()))
             }
         }
     }

@@ -100,6 +100,20 @@ impl Wanted {
     }
 }
 
+/// The user that a request acts as by its headers, if the real one may; `None` without such headers.
+///
+/// # Errors
+/// 403, and 500 for headers that name no user.
+pub async fn acting(
+    headers: &HeaderMap,
+    real: &UserInfo,
+    authorizer: &dyn Authorizer,
+) -> Result<Option<UserInfo>, Status> {
+    let Some(wanted) = wanted(headers)? else { return Ok(None) };
+    check(real, &wanted, authorizer).await?;
+    Ok(Some(wanted.user()))
+}
+
 /// Whether the real user may be that one.
 pub async fn check(real: &UserInfo, wanted: &Wanted, authorizer: &dyn Authorizer) -> Result<(), Status> {
     for question in wanted.questions() {

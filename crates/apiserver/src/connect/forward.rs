@@ -3,6 +3,7 @@
 
 use std::io::ErrorKind;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::dial;
 use super::target::{Security, Target};
+use crate::audit::Record;
 use crate::core::Call;
 use crate::server::{Body, full};
 use crate::status::Status;
@@ -43,14 +45,19 @@ pub async fn forward(
     let mut response = sender.send_request(outgoing).await.map_err(unreachable)?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let client = client.ok_or_else(|| Status::bad_request("this connection cannot be upgraded"))?;
-        join(client, hyper::upgrade::on(&mut response));
+        join(client, hyper::upgrade::on(&mut response), call.record.clone());
         let (parts, _) = response.into_parts();
         return Ok(Response::from_parts(parts, full("")));
     }
     let (mut parts, body) = response.into_parts();
     strip_hop_by_hop(&mut parts.headers);
     parts.version = http::Version::default();
-    Ok(Response::from_parts(parts, body.map_err(Into::into).boxed_unsync()))
+    let record = call.record.clone();
+    let body = body.map_err(Into::into).map_frame(move |frame| {
+        let _held = &record;
+        frame
+    });
+    Ok(Response::from_parts(parts, body.boxed_unsync()))
 }
 
 fn unreachable(why: impl std::fmt::Display) -> Status {
@@ -108,9 +115,10 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// Joins the two upgraded connections until either side ends.
-fn join(client: OnUpgrade, target: OnUpgrade) {
+/// Joins the two upgraded connections until either side ends; the record of the request ends with them.
+fn join(client: OnUpgrade, target: OnUpgrade, record: Option<Arc<Record>>) {
     tokio::spawn(async move {
+        let _held = record;
         match tokio::try_join!(client, target) {
             Ok((client, target)) => {
                 let (mut client, mut target) =

@@ -71,6 +71,11 @@ pub async fn start() -> Fixture {
 }
 
 pub async fn start_with(options: storage::Options) -> Fixture {
+    start_audited(options, None).await
+}
+
+/// The same with an audit policy; the log is `audit.log` in its directory.
+pub async fn start_audited(options: storage::Options, policy: Option<&str>) -> Fixture {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let dir = tempfile::tempdir().unwrap();
     let store = Embedded::open(&dir.path().join("store.redb"), options).unwrap();
@@ -88,6 +93,12 @@ pub async fn start_with(options: storage::Options) -> Fixture {
         service_account_key: KeyPair::generate().unwrap().serialize_pem(),
         service_account_issuer: "https://kubernetes.default.svc.cluster.local".into(),
         kubelet_tls: Arc::new(kubelet),
+        audit: policy.map(|policy| apiserver::audit::Settings {
+            policy: Arc::new(apiserver::audit::policy::Policy::parse(policy).unwrap()),
+            path: dir.path().join("audit.log"),
+            max_size: 1 << 30,
+            max_backups: 1,
+        }),
     };
     let api = ApiServer::new(config, Arc::new(store)).await.unwrap();
     Fixture { api, pki, dir, address: None, stop: CancellationToken::new() }

@@ -63,6 +63,7 @@ impl World {
             service_account_key: KeyPair::generate().unwrap().serialize_pem(),
             service_account_issuer: "https://kubernetes.default.svc.cluster.local".into(),
             kubelet_tls: Arc::new(kubelet),
+            audit: None,
         };
         let store =
             storage::Embedded::open(&dir.path().join("store.redb"), storage::Options::default()).unwrap();

@@ -182,6 +182,7 @@ impl Node {
             service_account_key: KeyPair::generate().unwrap().serialize_pem(),
             service_account_issuer: "https://kubernetes.default.svc.cluster.local".into(),
             kubelet_tls: pki.client(&["system:masters"]),
+            audit: None,
         };
         let api = apiserver::ApiServer::new(config, Arc::new(store)).await.unwrap();
         let client = kube::Client::new(api.in_process("admin", &["system:masters"]), "default");

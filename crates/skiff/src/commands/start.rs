@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
+use apiserver::audit::policy::Policy;
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 use cluster::kubeconfig::Kubeconfig;
@@ -41,6 +42,10 @@ pub struct Options {
     /// has IPv6) and kept.
     #[arg(long, value_name = "FAMILY", value_parser = PossibleValuesParser::new(IpFamily::NAMES))]
     ip_family: Option<String>,
+    /// Log requests as this audit policy (audit.k8s.io/v1) says, kept for the next start; none logs no more. The log is
+    /// audit.log in the cluster's directory, 0600; at 100 MB it is set aside, and the last five are kept.
+    #[arg(long, value_name = "FILE|none")]
+    audit_policy: Option<String>,
     /// The Kubernetes version that is wanted; another than the one served is taken with a note.
     #[arg(long, value_name = "VERSION")]
     kubernetes_version: Option<String>,
@@ -151,6 +156,36 @@ impl Options {
         Ok(profile.set_cni(&wanted)?)
     }
 
+    /// Records the audit policy that is asked for; gives what to say of it.
+    fn choose_audit(&self, profile: &Profile) -> anyhow::Result<Option<String>> {
+        let Some(given) = &self.audit_policy else { return Ok(None) };
+        let (file, log) = (profile.audit_policy(), profile.audit_log());
+        let wanted = match given.as_str() {
+            "none" => None,
+            path => {
+                let text = std::fs::read_to_string(path).with_context(|| format!("--audit-policy={path}"))?;
+                Policy::parse(&text).map_err(|why| anyhow!("--audit-policy={path}: {why}"))?;
+                Some(text.into_bytes())
+            }
+        };
+        if wanted != cluster::files::read_if_there(&file)? {
+            if ask(&profile.control_plane().control_socket(), &Request::Status, |_| ())?.is_some() {
+                let (name, stop) = (&profile.name, advice("stop", &profile.name));
+                bail!(
+                    "--audit-policy={given}: the cluster {name:?} runs with another one; stop it first: {stop}"
+                );
+            }
+            match &wanted {
+                Some(text) => {
+                    cluster::files::make_public_dir(&profile.state_dir)?;
+                    cluster::files::write_atomically(&file, text, 0o600)?;
+                }
+                None => std::fs::remove_file(&file).with_context(|| format!("remove {}", file.display()))?,
+            }
+        }
+        Ok(wanted.is_some().then(|| format!("the audit log is {}", log.display())))
+    }
+
     /// Records the IP families that are asked for; a cluster that is there has its own. Gives what to say where nobody asked
     /// and the kernel has only one.
     fn choose_families(&self, profile: &Profile) -> anyhow::Result<Option<&'static str>> {
@@ -213,6 +248,9 @@ pub fn run(name: &str, options: &Options) -> anyhow::Result<()> {
     Kubeconfig::of_user().check()?;
     super::doctor::quick(&profile)?;
     options.choose_network(&profile)?;
+    if let Some(note) = options.choose_audit(&profile)? {
+        anstream::eprintln!("note: {note}");
+    }
     if let Some(note) = options.choose_families(&profile)? {
         anstream::eprintln!("note: {note}");
     }

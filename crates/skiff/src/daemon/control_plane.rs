@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use anyhow::Context;
+use apiserver::audit::policy::Policy;
 use cluster::pki::{Authority, Identity, Subject};
 use cluster::{API_PORT, CLUSTER_DOMAIN};
 use kube::Client;
@@ -13,6 +14,11 @@ use super::components::{Parts, Tasks};
 use super::network::networks;
 use super::report::Report;
 use super::{addons, tls};
+
+/// The audit log is set aside when it is so large (kube-apiserver's default),
+const AUDIT_SIZE: u64 = 100 << 20;
+/// and so many of those are kept.
+const AUDIT_BACKUPS: usize = 5;
 
 impl Parts {
     /// Starts the control plane; gives the API server, through which everything on this node talks to it.
@@ -61,6 +67,7 @@ impl Parts {
             service_account_key: authority.service_account_key_pem.clone(),
             service_account_issuer: format!("https://kubernetes.default.svc.{CLUSTER_DOMAIN}"),
             kubelet_tls: Arc::new(tls::client(authority, &authority.client(subject)?)?),
+            audit: self.audit()?,
         };
         let api = apiserver::ApiServer::new(config, Arc::new(store)).await.context("start the API server")?;
         let serving = tls::server(authority, &self.api_identity(authority)?)?;
@@ -82,6 +89,21 @@ impl Parts {
         let mut addresses = vec![IpAddr::V4(self.network.node)];
         addresses.extend(self.network.node_ips(self.network.node).into_iter().filter(IpAddr::is_ipv6));
         addresses
+    }
+
+    /// The audit log, if a start asked for one.
+    fn audit(&self) -> anyhow::Result<Option<apiserver::audit::Settings>> {
+        let profile = &self.member.profile;
+        let file = profile.audit_policy();
+        let Some(text) = cluster::files::read_if_there(&file)? else { return Ok(None) };
+        let policy = Policy::parse(&String::from_utf8_lossy(&text));
+        let policy = policy.map_err(|why| anyhow::anyhow!("audit policy {}: {why}", file.display()))?;
+        Ok(Some(apiserver::audit::Settings {
+            policy: Arc::new(policy),
+            path: profile.audit_log(),
+            max_size: AUDIT_SIZE,
+            max_backups: AUDIT_BACKUPS,
+        }))
     }
 
     /// How far this cluster enforces network policies.

@@ -25,6 +25,7 @@ pub(crate) fn config() -> Config {
         service_account_key: crate::auth::jwt::tests::key_pem(),
         service_account_issuer: "https://kubernetes.default.svc.cluster.local".into(),
         kubelet_tls: Arc::new(tls),
+        audit: None,
     }
 }
 
