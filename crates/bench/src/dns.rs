@@ -30,6 +30,8 @@ const OUTSIDE: usize = 1000;
 /// Ports of ours and of the peer: ours takes all addresses.
 const OURS: u16 = 53;
 const UNBOUND: u16 = 5300;
+/// So often a run that lost questions is tried.
+const TRIES: usize = 3;
 /// Half of what one processor is to answer.
 const HALF: usize = 50_000;
 const KINDS: [(&str, &str); 5] = [
@@ -153,8 +155,15 @@ async fn ready() -> anyhow::Result<()> {
     }
 }
 
-/// Questions a second that were answered, and the time below which 99 % of them were, in ms.
+/// Questions a second that were answered, and the time below which 99 % of them were, in ms. A machine that did something
+/// else meanwhile loses questions: such a run does not count.
 fn dnsperf(port: u16, file: &str, seconds: u64, most: Option<usize>) -> anyhow::Result<(f64, f64)> {
+    (1..TRIES)
+        .find_map(|_| run_dnsperf(port, file, seconds, most).ok())
+        .map_or_else(|| run_dnsperf(port, file, seconds, most), Ok)
+}
+
+fn run_dnsperf(port: u16, file: &str, seconds: u64, most: Option<usize>) -> anyhow::Result<(f64, f64)> {
     let mut command = Command::new("taskset");
     command.args(["-c", "1", "dnsperf", "-s", "127.0.0.1", "-p", &port.to_string(), "-d", file]);
     command.args(["-l", &seconds.to_string(), "-c", "16"]);

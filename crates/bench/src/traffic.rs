@@ -135,12 +135,14 @@ pub fn median(mut figures: Vec<f64>) -> f64 {
 }
 
 impl World {
-    /// New connections a second of one client for each of these addresses, all at once.
-    fn opened(&self, client: usize, to: &[SocketAddr]) -> anyhow::Result<f64> {
+    /// New connections a second to these addresses at once, each from a client of its own, of which `first` is the first:
+    /// so none sooner than another comes back to a port that it had before.
+    fn opened(&self, first: usize, to: &[SocketAddr]) -> anyhow::Result<f64> {
         let each = 16 / to.len() as u32;
         std::thread::scope(|scope| {
+            let clients = (first..).zip(to);
             let all: Vec<_> =
-                to.iter().map(|to| scope.spawn(move || self.wrk(client, *to, each, true))).collect();
+                clients.map(|(c, to)| scope.spawn(move || self.wrk(c, *to, each, true))).collect();
             let rates = all.into_iter().map(|one| match one.join() {
                 Ok(figures) => figures.map(|(rate, _)| rate),
                 Err(_) => Err(anyhow::anyhow!("wrk's thread died")),
@@ -164,7 +166,7 @@ impl World {
 /// Adds the figures with few and with so many Services.
 pub fn measure(services: u32, figures: &mut Figures) -> anyhow::Result<()> {
     for count in [10, services] {
-        let world = World::new(6);
+        let world = World::new(4 + 2 * SERVERS);
         let servers: Vec<Ipv4Addr> = (1..=SERVERS).map(server).collect();
         // The first Service has one backend, the second all of them.
         world.node.within(|| load(count, &[(0, vec![server(1)]), (1, servers.clone())]))?;
@@ -176,9 +178,10 @@ pub fn measure(services: u32, figures: &mut Figures) -> anyhow::Result<()> {
         figures.beside(DIRECT, microseconds(peer));
         world.keep_alive([one, direct[0]], count, figures)?;
         if count == services {
+            let many = usize::from(SERVERS);
             let ways = [
                 ("one backend", 2, 3, vec![one], &direct[..1]),
-                ("several backends", 4, 5, vec![several; 4], &direct),
+                ("several backends", 4, 4 + many, vec![several; many], &direct),
             ];
             for (what, client, other, ours, peer) in ways {
                 let (ours, peer) = in_turns(|| world.opened(client, &ours), || world.opened(other, peer))?;
