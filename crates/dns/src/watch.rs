@@ -25,6 +25,8 @@ use crate::zone::{Options, Zone};
 
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 const LAST_RETRY: Duration = Duration::from_secs(2);
+const SETTLED: Duration = Duration::from_secs(2);
+const TRIM: Duration = Duration::from_secs(10);
 /// Objects of one answer of a list: little is read at once, as little is kept of it.
 const PAGE: u32 = 100;
 
@@ -197,8 +199,7 @@ pub(crate) async fn run(
             let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             waiting.write().set_synced(since.as_secs() as u32);
             tracing::info!("the cluster's names are known");
-            client::memory::give_back();
-            std::future::pending::<()>().await;
+            stay_small().await;
         });
         tokio::select! {
             () = stop.cancelled() => return,
@@ -206,6 +207,17 @@ pub(crate) async fn run(
             // The tasks end only by a defect; whoever started this server starts it anew.
             _ = all.tasks.join_next() => return,
         }
+    }
+}
+
+/// Gives back what the lists needed once the watches run, and from then on what bursts of questions left behind.
+async fn stay_small() {
+    tokio::time::sleep(SETTLED).await;
+    client::memory::give_back();
+    let mut now = tokio::time::interval(TRIM);
+    loop {
+        now.tick().await;
+        client::memory::trim();
     }
 }
 
