@@ -182,7 +182,8 @@ async fn watch_over<F, Fut>(
         let now = Instant::now();
         next = next.max(now);
         let wake = if hurry { next.min(now + extra) } else { next };
-        extra *= 2;
+        // A probe may go on for years.
+        extra = (extra * 2).min(period);
         tokio::time::sleep_until(wake).await;
     }
 }
