@@ -24,6 +24,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::body::Body;
 use crate::certificates::Acceptors;
@@ -72,15 +73,14 @@ pub(crate) async fn serve(listener: TcpListener, front: Front, proxy: Arc<Proxy>
     let room = Arc::new(Semaphore::new(proxy.global().connections));
     let (leave, end) = (Arc::new(End::default()), Arc::new(End::default()));
     let begin = |(stream, address, place): Accepted| {
-        let peer = Peer::new(address, front.port);
+        // A tunnel outlives what was told to HTTP, and keeps the place of its connection.
+        let seat = Arc::new(Seat { _place: place, _open: open.token() });
+        let peer = Peer::new(address, front.port).seated(seat);
         let global = proxy.global();
         let (leave, end) = (leave.clone(), end.clone());
         let connection = Connection { proxy: proxy.clone(), peer, global, leave, end };
         let tls = front.tls.clone();
-        open.spawn(async move {
-            let _place = place;
-            connection.serve(stream, tls).await;
-        });
+        tokio::spawn(connection.serve(stream, tls));
     };
     loop {
         let accepted = tokio::select! {
@@ -123,6 +123,13 @@ async fn accept(listener: &TcpListener, room: &Arc<Semaphore>) -> Option<Accepte
             None
         }
     }
+}
+
+/// A connection's place among those that there may be, and are waited for at the end.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    _place: OwnedSemaphorePermit,
+    _open: TaskTrackerToken,
 }
 
 /// A turn of serving, as connections hear of it. They are polled for each request and the end comes once: a flag is

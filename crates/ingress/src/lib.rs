@@ -5,7 +5,7 @@
 //! * [`path`]: a request's path as it is matched; [`table`]: host and path -> location, the pure core;
 //! * [`build`]: the API's objects -> a table; `backends`: Services -> endpoints; [`state`]: what outlives a table;
 //! * [`certificates`], `client_tls`, `passwords`: Secrets -> what they are for;
-//! * `proxy`: one request and its answer; `fields`, `body`, `variables`: its parts; `upstream`: the way to endpoints;
+//! * `proxy`: one request and its answer; `fields`, `onward`, `body`, `variables`: its parts; `upstream`: the way to endpoints;
 //!   `throttle`: limits; `record`, `metrics`: what is written down;
 //! * `front`: listeners, TLS, limits, `timer`: theirs; `workers`: the threads that serve; [`run`]: the Pod's controller;
 //!   `status`: what users see; [`addon`]: its objects.
@@ -28,6 +28,7 @@ mod front;
 mod health;
 pub mod lint;
 mod metrics;
+mod onward;
 mod passwords;
 pub mod path;
 mod proxy;

@@ -272,6 +272,15 @@ fn asking(node: &str, keep: bool, end: &AtomicBool) -> (usize, Vec<String>) {
     (good, lost)
 }
 
+/// Says at its end that it is the end.
+struct Ended<'a>(&'a AtomicBool);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 fn connect(node: &str) -> std::io::Result<BufReader<TcpStream>> {
     let stream = TcpStream::connect((node, 80))?;
     stream.set_read_timeout(Some(SOON))?;
@@ -316,16 +325,21 @@ fn a_new_controller_takes_over_and_no_request_is_lost(kubectl: &Kubectl, node: &
     };
     let before = kubectl.out("get pods -n ingress-nginx -o name");
     let asked = std::thread::scope(|scope| {
+        // Whatever happens here, the others end.
+        let ended = Ended(&end);
         let kept = [0, 1].map(|_| scope.spawn(|| asking(&node.0, true, &end)));
         let new = scope.spawn(|| asking(&node.0, false, &end));
         let https = scope.spawn(https);
         kubectl.out("rollout restart -n ingress-nginx deploy/ingress-nginx-controller");
-        kubectl.out("rollout status -n ingress-nginx deploy/ingress-nginx-controller --timeout=60s");
+        let done =
+            kubectl.run("rollout status -n ingress-nginx deploy/ingress-nginx-controller --timeout=120s");
+        let seen = || kubectl.out("describe deploy,replicasets,pods -n ingress-nginx");
+        assert!(done.ok, "{done:?}\n{}", seen());
         eventually("the old controller is gone", SOON, || {
             let now = kubectl.out("get pods -n ingress-nginx -o name");
             (now.lines().count() == 1 && now != before).then_some(())
         });
-        end.store(true, Ordering::Relaxed);
+        drop(ended);
         kept.into_iter().chain([new, https]).map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
     });
     for (good, lost) in asked {

@@ -8,7 +8,7 @@ use super::facts::Facts;
 use crate::annotations::response::{Edits, Swap};
 use crate::body::Body;
 use crate::configmap::Global;
-use crate::fields::pass_on;
+use crate::onward::pass_on;
 
 /// Takes away what belongs to the backend's connection, and what the backend should not say.
 pub(super) fn received(response: &mut Response<Body>, edits: &Edits) {

@@ -21,9 +21,9 @@ pub(super) struct Facts<'a> {
     pub location: &'a Location,
 }
 
-impl Facts<'_> {
+impl<'a> Facts<'a> {
     /// Path and query as they were sent.
-    pub fn uri(&self) -> &str {
+    pub fn uri(&self) -> &'a str {
         self.parts.uri.path_and_query().map_or("/", |target| target.as_str())
     }
 

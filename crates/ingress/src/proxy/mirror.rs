@@ -4,7 +4,7 @@ use http::{HeaderValue, header};
 
 use super::facts::Facts;
 use crate::body::Outgoing;
-use crate::fields::Fields;
+use crate::onward::Fields;
 
 /// Sends a copy of what goes to the backend, if the location wants one; nothing waits for it.
 pub(super) fn mirror(facts: &Facts<'_>, headers: &Fields, body: &mut Outgoing, asker: &reqwest::Client) {

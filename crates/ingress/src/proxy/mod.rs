@@ -20,6 +20,7 @@ mod page;
 mod send;
 mod tunnel;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -33,8 +34,9 @@ use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 
 use crate::body::{Body, Outgoing};
 use crate::configmap::Global;
-use crate::fields::{self, Asked, Asks, Client, Fields, Peer, REQUEST_ID, give_back};
+use crate::fields::{Asked, Client, Peer, REQUEST_ID};
 use crate::metrics::{Labels, Metrics};
+use crate::onward::{self, Asks, Fields, give_back};
 use crate::path;
 use crate::record::{Ledger, Log, Record};
 use crate::table::{Alternative, Found, Location, Table};
@@ -258,7 +260,8 @@ impl Proxy {
             response.headers_mut().insert(header::UPGRADE, protocol);
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         }
-        tunnel.join(stream, policy.upstream.read.max(policy.upstream.send));
+        let silence = policy.upstream.read.max(policy.upstream.send);
+        tunnel.join(stream, silence, facts.peer.seat.clone());
         Ok(response)
     }
 
@@ -267,7 +270,7 @@ impl Proxy {
         &self,
         facts: &Facts<'_>,
         response: Response<Body>,
-        onward: &Onward,
+        onward: &Onward<'_>,
         record: &mut Record,
     ) -> Response<Body> {
         let code = response.status();
@@ -342,19 +345,19 @@ fn takes(facts: &Facts<'_>, canary: &Alternative, shown: Option<Ticket>, sticky:
 }
 
 /// What goes to the backend.
-fn onward(
-    facts: &Facts<'_>,
+fn onward<'a>(
+    facts: &Facts<'a>,
     global: &Global,
     admitted: &Admitted,
     way: &Way<'_>,
     tunnel: Option<&Tunnel>,
-) -> Result<Onward, Stop> {
-    let parts: &Parts = facts.parts;
+) -> Result<Onward<'a>, Stop> {
+    let parts: &'a Parts = facts.parts;
     let served = &facts.location.served;
     let policy = &served.policy;
     let target = target(facts.uri(), parts.uri.query(), facts.location.rewritten(facts.path));
     let asks = Asks { asked: facts.asked, client: facts.client, peer: facts.peer, id: facts.id };
-    let mut headers = fields::onward(&parts.headers, policy.upstream.protocol, &asks, global)?;
+    let mut headers = onward::onward(&parts.headers, policy.upstream.protocol, &asks, global)?;
     if let Some(tunnel) = tunnel {
         headers.push(header::UPGRADE, tunnel.protocol.clone());
         headers.push(header::CONNECTION, HeaderValue::from_static("upgrade"));
@@ -428,8 +431,8 @@ fn hex(number: u128, out: &mut [u8; 32]) {
 }
 
 /// What the backend is asked for: the client's own words, or a rewritten path with the client's query.
-fn target(sent: &str, query: Option<&str>, rewritten: Option<Vec<u8>>) -> String {
-    let Some(path) = rewritten else { return sent.to_owned() };
+fn target<'a>(sent: &'a str, query: Option<&str>, rewritten: Option<Vec<u8>>) -> Cow<'a, str> {
+    let Some(path) = rewritten else { return sent.into() };
     // A capture may begin with a second slash; an authority it must not become.
     let path = percent_encode(&path, UNSAFE).to_string();
     let mut target = format!("/{}", path.trim_start_matches('/'));
@@ -437,7 +440,7 @@ fn target(sent: &str, query: Option<&str>, rewritten: Option<Vec<u8>>) -> String
         target.push('?');
         target.push_str(query);
     }
-    target
+    target.into()
 }
 
 #[cfg(test)]

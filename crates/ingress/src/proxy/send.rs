@@ -1,5 +1,6 @@
 //! A request's way to an endpoint, and to the next one where that can do nothing twice.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use super::affinity::Ticket;
 use crate::annotations::Policy;
 use crate::annotations::upstream::Protocol;
 use crate::body::{Body, BodyError, Outgoing};
-use crate::fields::Fields;
+use crate::onward::Fields;
 use crate::record::{Asked, Record};
 use crate::upstream::Backend;
 use crate::upstream::balance::hash;
@@ -22,9 +23,9 @@ use crate::upstream::stream::Prefixed;
 
 /// What goes to an endpoint, but for the endpoint.
 #[derive(Debug)]
-pub(super) struct Onward {
+pub(super) struct Onward<'a> {
     pub method: Method,
-    pub target: String,
+    pub target: Cow<'a, str>,
     pub host: HeaderValue,
     pub headers: Fields,
 }
@@ -58,7 +59,7 @@ pub(super) struct Reply {
 
 /// A way to send one request.
 pub(super) struct Sending<'a> {
-    pub onward: &'a Onward,
+    pub onward: &'a Onward<'a>,
     pub backend: &'a Backend,
     pub policy: &'a Policy,
     pub choice: Choice,

@@ -1,6 +1,7 @@
 //! Connections that change their protocol: WebSocket and what else upgrades (RFC 9110, 7.8), and the same over HTTP/2's
 //! extended CONNECT (RFC 8441), which becomes an upgrade towards the backend.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine;
@@ -11,6 +12,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split};
 
+use crate::front::Seat;
 use crate::upstream::stream::Prefixed;
 
 /// What a client wants to change to.
@@ -47,9 +49,10 @@ impl Tunnel {
         Some(Self { protocol, extended: false, client: parts.extensions.remove::<OnUpgrade>()? })
     }
 
-    /// Joins both sides until one ends, or both are silent for so long.
-    pub fn join(self, backend: Prefixed, silence: Duration) {
+    /// Joins both sides until one ends, or both are silent for so long; the client's connection counts until then.
+    pub fn join(self, backend: Prefixed, silence: Duration, seat: Option<Arc<Seat>>) {
         tokio::spawn(async move {
+            let _seat = seat;
             let Ok(client) = self.client.await else { return };
             both(TokioIo::new(client), backend, silence).await;
         });

@@ -223,7 +223,7 @@ async fn whoever_is_served_while_the_controller_leaves_is_sent_elsewhere() {
 #[tokio::test]
 async fn websocket_with_a_real_client() {
     let listener = loopback().await;
-    let world = behind(&[], &[listener.local_addr().unwrap()]).await;
+    let mut world = behind(&[], &[listener.local_addr().unwrap()]).await;
     tokio::spawn(async move {
         let (stream, _) = listener.accept().await.unwrap();
         let mut socket = tokio_tungstenite::accept_async(stream).await.unwrap();
@@ -240,7 +240,18 @@ async fn websocket_with_a_real_client() {
         socket.send(Message::text(text)).await.unwrap();
         assert_eq!(socket.next().await.unwrap().unwrap().into_text().unwrap(), text);
     }
+    // A controller that stops waits for it.
+    world.stop.closing.cancel();
+    while TcpStream::connect(world.plain).await.is_ok() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    socket.send(Message::text("still")).await.unwrap();
+    assert_eq!(socket.next().await.unwrap().unwrap().into_text().unwrap(), "still");
+    assert!(!world.serving.is_finished());
     socket.close(None).await.unwrap();
+    drop(socket);
+    let serving = std::mem::replace(&mut world.serving, tokio::spawn(async {}));
+    tokio::time::timeout(LIMIT, serving).await.expect("drained").unwrap();
 }
 
 #[tokio::test]

@@ -64,7 +64,9 @@ pub(crate) fn buffer() -> BytesMut {
 }
 
 fn give_back(mut buffer: BytesMut) {
-    buffer.clear();
+    if buffer.capacity() == 0 && buffer.is_empty() {
+        return;
+    }
     // What was written has left its room at the front.
     buffer.reserve(1024);
     SPARE.with(|spare| {
@@ -253,10 +255,12 @@ impl Exchange {
             }
             let left = self.out.len() + self.chunk.len() + self.after.len();
             if left == 0 {
-                return match self.body {
-                    Some(_) => Poll::Pending,
-                    None => Poll::Ready(Ok(())),
-                };
+                if self.body.is_some() {
+                    return Poll::Pending;
+                }
+                // For the next request at once, of which there may be many before this one has its answer.
+                give_back(std::mem::take(&mut self.out));
+                return Poll::Ready(Ok(()));
             }
             let slices = [IoSlice::new(&self.out), IoSlice::new(&self.chunk), IoSlice::new(self.after)];
             let stream = Pin::new(&mut self.connection.stream);
@@ -394,7 +398,6 @@ impl Exchange {
     fn keep(mut self) {
         let sent =
             self.body.is_none() && self.out.is_empty() && self.chunk.is_empty() && self.after.is_empty();
-        give_back(std::mem::take(&mut self.out));
         if self.reusable && sent && self.connection.read.is_empty() {
             self.connection.served += 1;
             // Even of nothing, a part keeps the whole.

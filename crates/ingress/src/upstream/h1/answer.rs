@@ -9,7 +9,7 @@ use http_body::Frame;
 
 use super::super::chunked::{Chunked, Piece};
 use super::{Exchange, Fault};
-use crate::fields::spare;
+use crate::onward::spare;
 
 /// Bytes of an answer's headers.
 const HEAD: usize = 128 << 10;
