@@ -119,8 +119,21 @@ impl Found {
         let candidates = Candidates::of(port, slices).in_family(ip == Ip::V4);
         let here = Near { node: &node.name, zone: node.zone.as_deref() };
         // All and local fall back on their own: a node may have only terminating endpoints left.
-        Self { all: candidates.cluster(Some(here)), local: candidates.local(&node.name) }
+        let (mut all, mut local) = (candidates.cluster(Some(here)), candidates.local(&node.name));
+        all.retain(|addr| !is_special(addr.ip()));
+        local.retain(|addr| !is_special(addr.ip()));
+        Self { all, local }
     }
+}
+
+/// Addresses that mean something else on every machine. The API takes none of them as endpoints; forwarding to one that is
+/// there all the same would open the node's own loopback to Pods.
+fn is_special(addr: IpAddr) -> bool {
+    let link_local = match addr {
+        IpAddr::V4(addr) => addr.is_link_local(),
+        IpAddr::V6(addr) => addr.is_unicast_link_local(),
+    };
+    link_local || addr.is_loopback() || addr.is_unspecified() || addr.is_multicast()
 }
 
 /// One Service in one family.

@@ -186,14 +186,17 @@ impl Kernel {
             edits.exclusive(ip, &old, &new);
             self.chains.extend(new.chains);
             for shared in &new.shared {
-                *self.shared.entry(*shared).or_default() += 1;
+                let count = self.shared.entry(*shared).or_default();
+                if *count == 0 {
+                    edits.wanted.push(*shared);
+                }
+                *count += 1;
             }
             for shared in &old.shared {
                 let count = self.shared.entry(*shared).or_default();
                 *count = count.saturating_sub(1);
             }
             edits.released.extend(old.shared);
-            edits.wanted.extend(new.shared);
             if let Some(placed) = after {
                 self.placed.insert(*frontend, placed);
             }

@@ -353,6 +353,97 @@ fn ports_are_joined_by_name_and_protocol() {
     assert_eq!(sent_to(one(&dns, &slices, tcp("10.96.0.10", 53))), ["10.244.0.2:5354"]);
 }
 
+/// Slices that contradict each other: kube-proxy takes an endpoint once, by address and port, whoever names it, and the
+/// port of the slice that it stands in. Which of two slices it believes is left to chance there; here the one that serves.
+#[test]
+fn slices_that_contradict_each_other_give_each_endpoint_once() {
+    let plain = service("web", json!({"clusterIP": "10.96.0.7", "ports": [{"port": 80}]}));
+    let local = service(
+        "web",
+        json!({"clusterIP": "10.96.0.7", "internalTrafficPolicy": "Local", "ports": [{"port": 80}]}),
+    );
+    let front = tcp("10.96.0.7", 80);
+    let (a, b) = ("10.244.0.5", "10.244.1.6");
+    let ready = |addr, node| slice("web", 8080, &[(addr, node, true, false)]);
+    let unready = |addr, node| slice("web", 8080, &[(addr, node, false, false)]);
+    let ending = |addr, node| slice("web", 8080, &[(addr, node, false, true)]);
+    let both_ways = |slices: [EndpointSlice; 2], of: &Service| {
+        let forwards = sent_to(one(of, &slices, front));
+        let [first, second] = slices;
+        assert_eq!(
+            sent_to(one(of, &[second, first], front)),
+            forwards,
+            "the order of slices counts for nothing"
+        );
+        forwards
+    };
+    // Ready in one and not in the other.
+    assert_eq!(both_ways([ready(a, "n1"), unready(a, "n1")], &plain), ["10.244.0.5:8080"]);
+    assert_eq!(both_ways([ready(a, "n1"), ending(a, "n1")], &local), ["10.244.0.5:8080"]);
+    // The same address twice, in one slice and in two, has one share.
+    let twice = slice("web", 8080, &[(a, "n1", true, false), (a, "n1", true, false), (b, "n2", true, false)]);
+    assert_eq!(both_ways([twice, ready(a, "n1")], &plain), ["10.244.0.5:8080", "10.244.1.6:8080"]);
+    // On this node by one slice, elsewhere by the other.
+    assert_eq!(both_ways([ready(a, "n1"), ready(a, "n2")], &local), ["10.244.0.5:8080"]);
+    // Another number for the port of the same name: each endpoint at the number of its slice.
+    let other = slice("web", 9090, &[(a, "n1", true, false), (b, "n2", true, false)]);
+    assert_eq!(
+        both_ways([ready(a, "n1"), other], &plain),
+        ["10.244.0.5:8080", "10.244.0.5:9090", "10.244.1.6:9090"]
+    );
+    // The same protocol and name twice in one slice (which the API refuses): the first.
+    let mut odd = slice("web", 8080, &[(a, "n1", true, false)]);
+    odd.ports.as_mut().unwrap().push(slice("web", 9090, &[]).ports.unwrap().remove(0));
+    assert_eq!(sent_to(one(&plain, &[odd], front)), ["10.244.0.5:8080"]);
+}
+
+/// Endpoints that the API refuses, should one be stored all the same: the node's loopback is opened to nobody.
+#[test]
+fn endpoints_on_loopback_and_link_local_addresses_are_none() {
+    let plain = service("web", json!({"clusterIP": "10.96.0.7", "ports": [{"port": 80}]}));
+    let front = tcp("10.96.0.7", 80);
+    let special = ["127.0.0.1", "169.254.1.1", "0.0.0.0", "224.0.0.1"].map(|addr| (addr, "n1", true, false));
+    assert_eq!(one(&plain, &[slice("web", 80, &special)], front), Some(Action::Refuse));
+    let mixed = [slice("web", 80, &special), slice("web", 80, &[("10.244.0.5", "n1", true, false)])];
+    assert_eq!(sent_to(one(&plain, &mixed, front)), ["10.244.0.5:80"]);
+    let six = service("web", json!({"clusterIP": "fd00:96::7", "ports": [{"port": 80}]}));
+    let mut slice = slice("web", 80, &[("::1", "n1", true, false), ("fe80::1", "n1", true, false)]);
+    slice.address_type = "IPv6".into();
+    assert_eq!(one(&six, &[slice], tcp("fd00:96::7", 80)), Some(Action::Refuse));
+}
+
+/// A family that the Service has no address of is not there, whatever slices say.
+#[test]
+fn slices_of_a_family_without_a_cluster_address_make_nothing() {
+    let plain = service(
+        "web",
+        json!({"clusterIP": "10.96.0.7", "type": "NodePort", "ipFamilies": ["IPv4"],
+        "ports": [{"port": 80, "nodePort": 30080}]}),
+    );
+    let mut six = slice("web", 80, &[("fd00::5", "n1", true, false)]);
+    six.address_type = "IPv6".into();
+    let found: HashMap<Frontend, Target> = targets(&plain, &[six], &node()).into_iter().collect();
+    assert!(found.keys().all(|frontend| frontend.place.ip() == Ip::V4), "{found:?}");
+    assert_eq!(found[&tcp("10.96.0.7", 80)].action, Action::Refuse);
+    assert_eq!(found[&tcp("node", 30080)].action, Action::Refuse);
+}
+
+/// A Service with a thousand endpoints is one chain, one element in the map of Services and one element for each endpoint.
+#[test]
+fn a_thousand_endpoints_are_a_thousand_elements_and_one_chain() {
+    let web = service("web", json!({"clusterIP": "10.96.0.7", "ports": [{"port": 80, "targetPort": 8080}]}));
+    let addresses: Vec<String> = (0..1000).map(|i| format!("10.244.{}.{}", 8 + i / 250, i % 250)).collect();
+    let all: Vec<(&str, &str, bool, bool)> =
+        addresses.iter().map(|a| (a.as_str(), "n2", true, false)).collect();
+    let text = service_part(&desired(&[web], &[slice("web", 8080, &all)], &node(), &[]));
+    assert!(text.contains("elements = { 10.96.0.7 . tcp . 80 : goto o1000 }"));
+    assert!(text.contains("dnat ip to ip daddr . meta l4proto . th dport . numgen random mod 1000 map @ep4"));
+    assert_eq!(text.matches("chain ").count(), 1);
+    for (slot, address) in addresses.iter().enumerate() {
+        assert!(text.contains(&format!("10.96.0.7 . tcp . 80 . {slot} : {address} . 8080")), "{address}");
+    }
+}
+
 #[test]
 fn host_ports_serve_the_node_and_yield_to_services() {
     let port = |host_ip: Option<&str>, host_port, target: &str| HostPort {

@@ -439,6 +439,23 @@ mod tests {
         assert_eq!(offences(ENDPOINTS, subset("10.0.0.1")), "[]");
         assert!(offences(ENDPOINTS, subset("127.0.0.1")).contains("may not be in the loopback range"));
         assert!(offences(ENDPOINTS, subset("169.254.1.1")).contains("link-local range"));
+        let at = |family: &str, ip: &str| json!({"addressType": family, "endpoints": [{"addresses": [ip]}]});
+        for (family, ip, why) in [
+            ("IPv4", "127.0.0.1", "may not be in the loopback range"),
+            ("IPv4", "169.254.1.1", "link-local range"),
+            ("IPv4", "0.0.0.0", "may not be unspecified"),
+            ("IPv4", "224.0.0.1", "link-local multicast range"),
+            ("IPv6", "::1", "may not be in the loopback range"),
+            ("IPv6", "fe80::1", "link-local range"),
+        ] {
+            let said = offences(ENDPOINT_SLICE, at(family, ip));
+            assert!(said.starts_with("endpoints[0].addresses[0]: ") && said.contains(why), "{ip}: {said}");
+        }
+        assert_eq!(
+            offences(ENDPOINT_SLICE, at("IPv4", "10.96.0.7")),
+            "[]",
+            "a Service's address, as upstream"
+        );
         let slice = json!({"addressType": "IPv4", "endpoints": [{"addresses": ["::1"]}], "ports": [{"port": 1}, {"port": 2}]});
         assert_eq!(
             offences(ENDPOINT_SLICE, slice),
