@@ -261,7 +261,7 @@ fn lists() -> HashMap<&'static str, Vec<Value>> {
             "containers": [{"name": "c", "image": "image"}]},
             "status": {"phase": "Running", "podIP": pod_ip(i), "podIPs": [{"ip": pod_ip(i)}]}})
     };
-    let corefile = dns::addon::corefile("cluster.local", None, Path::new(&format!("127.0.0.1:{UNBOUND}")));
+    let corefile = dns::addon::corefile("cluster.local", &[], Path::new(&format!("127.0.0.1:{UNBOUND}")));
     let map =
         json!({"metadata": {"name": "coredns", "namespace": "kube-system"}, "data": {"Corefile": corefile}});
     let namespaces = (0..SERVICES / PER_NAMESPACE).map(|i| json!({"metadata": {"name": format!("ns-{i}")}}));

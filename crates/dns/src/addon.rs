@@ -16,8 +16,8 @@ pub struct AddonConfig {
     pub image: String,
     /// How many Pods.
     pub replicas: u32,
-    /// The host's address, for `host.skiff.internal`.
-    pub host: Option<IpAddr>,
+    /// The host's addresses, for `host.skiff.internal`.
+    pub host: Vec<IpAddr>,
 }
 
 impl AddonConfig {
@@ -28,7 +28,7 @@ impl AddonConfig {
             cluster_domain: "cluster.local".to_owned(),
             image: "localhost/skiff:latest".to_owned(),
             replicas: 1,
-            host: None,
+            host: Vec::new(),
         }
     }
 }
@@ -89,12 +89,11 @@ fn own_role_binding() -> Value {
 }
 
 /// What the server does until somebody edits the ConfigMap, in the words of CoreDNS.
-pub fn corefile(domain: &str, host: Option<IpAddr>, resolv_conf: &Path) -> String {
-    let hosts = host.map_or_else(String::new, |addr| {
-        format!(
-            "    hosts {{\n        {addr} host.skiff.internal host.minikube.internal\n        fallthrough\n    }}\n"
-        )
-    });
+pub fn corefile(domain: &str, host: &[IpAddr], resolv_conf: &Path) -> String {
+    let named = |addr: &IpAddr| format!("        {addr} host.skiff.internal host.minikube.internal\n");
+    let lines: String = host.iter().map(named).collect();
+    let hosts =
+        if lines.is_empty() { lines } else { format!("    hosts {{\n{lines}        fallthrough\n    }}\n") };
     format!(
         ".:53 {{
     errors
@@ -123,7 +122,7 @@ pub fn corefile(domain: &str, host: Option<IpAddr>, resolv_conf: &Path) -> Strin
 }
 
 fn config_map(config: &AddonConfig) -> Value {
-    let corefile = corefile(&config.cluster_domain, config.host, Path::new("/etc/resolv.conf"));
+    let corefile = corefile(&config.cluster_domain, &config.host, Path::new("/etc/resolv.conf"));
     json!({
         "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "coredns", "namespace": "kube-system"},
         "data": {"Corefile": corefile}

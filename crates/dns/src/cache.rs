@@ -25,23 +25,29 @@ pub struct Ask {
     pub dnssec: bool,
     /// The client checks signatures itself.
     pub checking_disabled: bool,
+    /// Options of EDNS, as they are sent.
+    pub options: Box<[u8]>,
 }
 
 impl Ask {
     /// A question of this class: no signatures wanted.
     pub fn plain(name: &Qname, kind: u16, class: u16) -> Self {
-        Self { name: name.clone(), kind, class, dnssec: false, checking_disabled: false }
+        let name = name.clone();
+        Self { name, kind, class, dnssec: false, checking_disabled: false, options: Box::default() }
     }
 
     /// What makes two questions the same.
     pub(crate) fn key(&self) -> Key {
-        let mut key = Key { bytes: [0; 255 + 5], len: 0 };
+        let mut key = Key { bytes: [0; 255 + 5], len: 0, long: None };
         let flags = u8::from(self.dnssec) | u8::from(self.checking_disabled) << 1;
         let ([k1, k2], [c1, c2]) = (self.kind.to_be_bytes(), self.class.to_be_bytes());
         let name = self.name.wire();
         key.bytes[..name.len()].copy_from_slice(name);
         key.bytes[name.len()..name.len() + 5].copy_from_slice(&[k1, k2, c1, c2, flags]);
         key.len = name.len() + 5;
+        if !self.options.is_empty() {
+            key.long = Some([&key.bytes[..key.len], &self.options].concat());
+        }
         key
     }
 }
@@ -50,11 +56,13 @@ impl Ask {
 pub(crate) struct Key {
     bytes: [u8; 255 + 5],
     len: usize,
+    /// With options, which few questions have.
+    long: Option<Vec<u8>>,
 }
 
 impl Key {
     pub(crate) fn bytes(&self) -> &[u8] {
-        &self.bytes[..self.len]
+        self.long.as_deref().unwrap_or(&self.bytes[..self.len])
     }
 }
 
@@ -183,6 +191,8 @@ struct Entry {
 struct Store {
     entries: HashMap<Box<[u8]>, Entry>,
     octets: usize,
+    /// Answers that had to make room for others.
+    evicted: u64,
 }
 
 impl Store {
@@ -201,7 +211,10 @@ impl Store {
             self.entries.iter().filter(|(_, e)| e.until <= now).map(|(key, _)| key.clone()).collect();
         if victims.len() < most / 10 {
             // Full of fresh answers: room is made at random, which is what hashing gives.
-            victims.extend(self.entries.keys().take(most / 10 + 1).cloned());
+            let fresh = self.entries.iter().filter(|(_, e)| e.until > now).take(most / 10 + 1);
+            let before = victims.len();
+            victims.extend(fresh.map(|(key, _)| key.clone()));
+            self.evicted += (victims.len() - before) as u64;
         }
         victims.iter().for_each(|victim| self.remove(victim));
     }
@@ -316,6 +329,11 @@ impl Cache {
                 entry.refreshing = false;
             }
         }
+    }
+
+    /// How many positive and negative answers had to make room for others.
+    pub(crate) fn evicted(&self) -> (u64, u64) {
+        (self.success.lock().evicted, self.denial.lock().evicted)
     }
 
     /// How many positive and negative answers are kept.

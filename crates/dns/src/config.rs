@@ -14,7 +14,7 @@ use crate::forward::{Forwarder, Policy, Target, Upstreams};
 use crate::hosts::Hosts;
 use crate::metrics::Counters;
 use crate::name::{Domain, Qname};
-use crate::rewrite::{self, Rewritten, Rule};
+use crate::rewrite::{self, Asked, Rewritten, Rule};
 use crate::template::Template;
 use crate::wire::code;
 use crate::zone::Options;
@@ -29,6 +29,8 @@ use words::domain;
 #[derive(Debug, Default)]
 pub struct Config {
     pub(crate) servers: Vec<Arc<Server>>,
+    /// SHA-512 of the text, by which its versions are told apart.
+    pub(crate) digest: String,
 }
 
 /// One server block.
@@ -151,7 +153,9 @@ impl Config {
             .iter_mut()
             .filter_map(|s| s.kubernetes.as_mut())
             .for_each(|k| k.options.follow_pods = follow_pods);
-        Ok(Self { servers: servers.into_iter().map(Arc::new).collect() })
+        let digest = ring::digest::digest(&ring::digest::SHA512, text.as_bytes());
+        let digest = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok(Self { servers: servers.into_iter().map(Arc::new).collect(), digest })
     }
 
     /// Everything is asked of the servers in a file, as resolvers do.
@@ -167,6 +171,7 @@ impl Config {
         let forwards = vec![Arc::new(forward)];
         Self {
             servers: vec![Arc::new(Server { zones: vec![Domain::root()], forwards, ..Server::default() })],
+            ..Self::default()
         }
     }
 
@@ -200,8 +205,8 @@ impl Server {
             .max_by_key(|f| f.from.labels())
     }
 
-    pub(crate) fn rewritten(&self, name: &Qname, kind: u16) -> Option<Rewritten> {
-        rewrite::rewritten(&self.rewrites, name, kind)
+    pub(crate) fn rewritten(&self, asked: &Asked<'_>) -> Option<Rewritten> {
+        rewrite::rewritten(&self.rewrites, asked)
     }
 }
 

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -142,6 +142,19 @@ impl Forwarder {
         self.cache.as_ref().map(Cache::len)
     }
 
+    /// How many positive and negative answers had to make room for others.
+    pub(crate) fn evicted(&self) -> Option<(u64, u64)> {
+        self.cache.as_ref().map(Cache::evicted)
+    }
+
+    /// Of each server by connection: its label, whether it is asked by TLS, how often a connection was there and how often
+    /// one was opened.
+    pub(crate) fn connections(&self) -> Vec<(String, bool, u64, u64)> {
+        let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let all = self.list();
+        all.iter().map(|s| (s.label.clone(), s.by_tls, count(&s.reused), count(&s.opened))).collect()
+    }
+
     /// The servers as they are named now.
     pub fn servers(&self) -> Vec<SocketAddr> {
         self.list().iter().map(|server| server.addr).collect()
@@ -265,6 +278,9 @@ impl Forwarder {
         let servers = self.in_order();
         if servers.is_empty() {
             return Err(Error::NoServers(self.upstreams.targets.clone()));
+        }
+        if servers.iter().all(|server| server.is_down(&self.upstreams.health)) {
+            self.count(|m| m.forward.all_down());
         }
         let started = Instant::now();
         let mut second_best = None;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use hickory_proto::rr::{DNSClass, RecordType};
 use parking_lot::Mutex;
 
 use crate::config::Config;
@@ -66,15 +67,16 @@ impl<const N: usize> Histogram<N> {
     }
 
     fn write(&self, out: &mut String, name: &str, labels: &str) {
-        let mut below = 0;
+        let (mut below, comma) = (0, if labels.is_empty() { "" } else { "," });
         for (bound, count) in self.bounds.iter().zip(&self.counts) {
             below += count.get();
-            let _ = writeln!(out, "{name}_bucket{{{labels},le=\"{bound}\"}} {below}");
+            let _ = writeln!(out, "{name}_bucket{{{labels}{comma}le=\"{bound}\"}} {below}");
         }
         below += self.above.get();
         let sum = self.sum.load(Ordering::Relaxed) as f64 / 1e6;
-        let _ = writeln!(out, "{name}_bucket{{{labels},le=\"+Inf\"}} {below}");
-        let _ = writeln!(out, "{name}_sum{{{labels}}} {sum}\n{name}_count{{{labels}}} {below}");
+        let all = if labels.is_empty() { String::new() } else { format!("{{{labels}}}") };
+        let _ = writeln!(out, "{name}_bucket{{{labels}{comma}le=\"+Inf\"}} {below}");
+        let _ = writeln!(out, "{name}_sum{all} {sum}\n{name}_count{all} {below}");
     }
 }
 
@@ -193,6 +195,7 @@ impl CacheCounts {
 pub(crate) struct ForwardCounts {
     answered: Mutex<BTreeMap<(String, u16), Histogram<16>>>,
     unhealthy: Mutex<BTreeMap<String, u64>>,
+    all_down: Count,
     rejected: Count,
 }
 
@@ -206,19 +209,53 @@ impl ForwardCounts {
         *self.unhealthy.lock().entry(to.to_owned()).or_default() += 1;
     }
 
+    pub(crate) fn all_down(&self) {
+        self.all_down.up();
+    }
+
     pub(crate) fn rejected(&self) {
         self.rejected.up();
     }
 }
 
+/// Upper bounds of times that are of less interest: CoreDNS's slim ones.
+const SLIM_SECONDS: [f64; 5] = [0.00025, 0.0025, 0.025, 0.25, 2.5];
+
 /// What the server has done since it started.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Metrics {
     zones: Mutex<BTreeMap<String, Arc<Counters>>>,
     pub(crate) cache: CacheCounts,
     pub(crate) forward: ForwardCounts,
     autopath: Count,
     reload_failed: Count,
+    health: Histogram<5>,
+    programming: Histogram<20>,
+}
+
+/// Upper bounds of the time from a change to its answer: CoreDNS's, which double from a millisecond on.
+const PROGRAMMING: [f64; 20] = {
+    let mut bounds = [0.001; 20];
+    let mut i = 1;
+    while i < bounds.len() {
+        bounds[i] = bounds[i - 1] * 2.0;
+        i += 1;
+    }
+    bounds
+};
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            zones: Mutex::default(),
+            cache: CacheCounts::default(),
+            forward: ForwardCounts::default(),
+            autopath: Count::default(),
+            reload_failed: Count::default(),
+            health: Histogram::new(&SLIM_SECONDS),
+            programming: Histogram::new(&PROGRAMMING),
+        }
+    }
 }
 
 impl Metrics {
@@ -229,6 +266,16 @@ impl Metrics {
 
     pub(crate) fn completed(&self) {
         self.autopath.up();
+    }
+
+    /// A change of a headless Service's endpoints came about so long ago, and is told now.
+    pub(crate) fn programmed(&self, took: Duration) {
+        self.programming.note(took.as_secs_f64());
+    }
+
+    /// A probe of the server's health was answered after so long.
+    pub(crate) fn probed(&self, took: Duration) {
+        self.health.note(took.as_secs_f64());
     }
 
     pub(crate) fn reload_failed(&self) {
@@ -261,19 +308,22 @@ impl Metrics {
         head(&mut out, "coredns_panics_total", "counter", "Number of panics.");
         out.push_str("coredns_panics_total 0\n");
         self.cache_page(&mut out, config);
-        self.forward_page(&mut out);
-        let single = [
-            ("coredns_autopath_success_total", "Counter of requests that did autopath.", &self.autopath),
-            (
-                "coredns_reload_failed_total",
-                "Counter of the number of failed reload attempts.",
-                &self.reload_failed,
-            ),
-        ];
-        for (name, help, count) in single {
-            head(&mut out, name, "counter", help);
-            let _ = writeln!(out, "{name} {}", count.get());
-        }
+        self.forward_page(&mut out, config);
+        self.health_page(&mut out);
+        let name = "coredns_kubernetes_dns_programming_duration_seconds";
+        let help = "Histogram of the time (in seconds) it took to program a dns instance.";
+        head(&mut out, name, "histogram", help);
+        self.programming.write(&mut out, name, "service_kind=\"headless_with_selector\"");
+        templates(&mut out, config);
+        let name = "coredns_autopath_success_total";
+        head(&mut out, name, "counter", "Counter of requests that did autopath.");
+        let _ = writeln!(out, "{name}{{server=\"dns://:53\"}} {}", self.autopath.get());
+        let name = "coredns_reload_failed_total";
+        head(&mut out, name, "counter", "Counter of the number of failed reload attempts.");
+        let _ = writeln!(out, "{name} {}", self.reload_failed.get());
+        let name = "coredns_reload_version_info";
+        head(&mut out, name, "gauge", "A metric with constant '1' value labeled by hash, and value.");
+        let _ = writeln!(out, "{name}{{hash=\"sha512\",value=\"{}\"}} 1", config.digest);
         head(
             &mut out,
             "coredns_hosts_entries",
@@ -299,6 +349,17 @@ impl Metrics {
                 );
             }
         }
+        let name = "coredns_cache_evictions_total";
+        head(out, name, "counter", "The count of cache evictions.");
+        for server in &config.servers {
+            let evicted = server.forwards.iter().filter_map(|forward| forward.forwarder.evicted());
+            let (success, denial) = evicted.fold((0, 0), |sum, more| (sum.0 + more.0, sum.1 + more.1));
+            let zone = server.label();
+            for (kind, count) in [("success", success), ("denial", denial)] {
+                let _ =
+                    writeln!(out, "{name}{{{SERVER},type=\"{kind}\",view=\"\",zones=\"{zone}\"}} {count}");
+            }
+        }
         head(out, "coredns_cache_hits_total", "counter", "The count of cache hits.");
         for (kind, count) in ["success", "denial"].iter().zip(&self.cache.hits) {
             let _ = writeln!(out, "coredns_cache_hits_total{{{SERVER},type=\"{kind}\"}} {}", count.get());
@@ -307,6 +368,8 @@ impl Metrics {
         let counts = [
             ("requests", "The count of cache requests.", all),
             ("misses", "The count of cache misses.", self.cache.misses.get()),
+            // An answer to another question is none, and never comes so far.
+            ("drops", "The number of responses that are not cached, because the reply is malformed.", 0),
             (
                 "prefetch",
                 "The number of times the cache has prefetched a cached item.",
@@ -324,7 +387,7 @@ impl Metrics {
         }
     }
 
-    fn forward_page(&self, out: &mut String) {
+    fn forward_page(&self, out: &mut String, config: &Config) {
         let answered = self.forward.answered.lock();
         let name = "coredns_proxy_request_duration_seconds";
         head(out, name, "histogram", "Histogram of the time each request took.");
@@ -346,9 +409,78 @@ impl Metrics {
         for (to, count) in self.forward.unhealthy.lock().iter() {
             let _ = writeln!(out, "{name}{{proxy_name=\"forward\",to=\"{to}\"}} {count}");
         }
-        let name = "coredns_forward_max_concurrent_rejects_total";
-        head(out, name, "counter", "Counter of the queries rejected because of max_concurrent.");
-        let _ = writeln!(out, "{name} {}", self.forward.rejected.get());
+        connections(out, config);
+        for (name, help, count) in [
+            (
+                "coredns_forward_healthcheck_broken_total",
+                "Counter of the number of complete failures of the healthchecks.",
+                &self.forward.all_down,
+            ),
+            (
+                "coredns_forward_max_concurrent_rejects_total",
+                "Counter of the queries rejected because of max_concurrent.",
+                &self.forward.rejected,
+            ),
+        ] {
+            head(out, name, "counter", help);
+            let _ = writeln!(out, "{name} {}", count.get());
+        }
+    }
+
+    fn health_page(&self, out: &mut String) {
+        let name = "coredns_health_request_duration_seconds";
+        head(out, name, "histogram", "Histogram of the time (in seconds) each request took.");
+        self.health.write(out, name, "");
+        // Whoever can tell of it is alive.
+        let name = "coredns_health_request_failures_total";
+        head(out, name, "counter", "The number of times the health check failed.");
+        let _ = writeln!(out, "{name} 0");
+    }
+}
+
+/// How often templates were about a question.
+fn templates(out: &mut String, config: &Config) {
+    let mut all: BTreeMap<(String, u16, u16), u64> = BTreeMap::new();
+    for server in &config.servers {
+        for template in &server.templates {
+            *all.entry((server.label(), template.class, template.kind)).or_default() += template.matched();
+        }
+    }
+    let name = "coredns_template_matches_total";
+    head(out, name, "counter", "Counter of template regex matches.");
+    for ((zone, class, kind), count) in all {
+        let (class, kind) = (DNSClass::from(class), RecordType::from(kind));
+        let _ = writeln!(out, "{name}{{class=\"{class}\",{},type=\"{kind}\"}} {count}", labels(&zone));
+    }
+}
+
+/// Connections to upstreams, which two directives may share.
+fn connections(out: &mut String, config: &Config) {
+    let mut all: BTreeMap<(String, bool), (u64, u64)> = BTreeMap::new();
+    for forward in config.servers.iter().flat_map(|server| &server.forwards) {
+        for (to, by_tls, reused, opened) in forward.forwarder.connections() {
+            let sum = all.entry((to, by_tls)).or_default();
+            *sum = (sum.0 + reused, sum.1 + opened);
+        }
+    }
+    for (name, help, which) in [
+        (
+            "coredns_proxy_conn_cache_hits_total",
+            "Counter of connection cache hits per upstream and protocol.",
+            0,
+        ),
+        (
+            "coredns_proxy_conn_cache_misses_total",
+            "Counter of connection cache misses per upstream and protocol.",
+            1,
+        ),
+    ] {
+        head(out, name, "counter", help);
+        for ((to, by_tls), (reused, opened)) in &all {
+            let proto = if *by_tls { "tcp-tls" } else { "tcp" };
+            let count = if which == 0 { reused } else { opened };
+            let _ = writeln!(out, "{name}{{proto=\"{proto}\",proxy_name=\"forward\",to=\"{to}\"}} {count}");
+        }
     }
 }
 

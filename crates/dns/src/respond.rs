@@ -20,7 +20,7 @@ use crate::config::{Config, Forward, Server};
 use crate::forward::Error;
 use crate::metrics::{Counters, Metrics, Plugin};
 use crate::name::Qname;
-use crate::rewrite::Rewritten;
+use crate::rewrite::{Asked, Rewritten};
 use crate::wire::{Head, IN, Owner, Question, Records, Response, Section, Wrong, code, kind, refusal};
 use crate::zone::Zone;
 
@@ -190,7 +190,8 @@ impl Responder {
             self.end(&request, found, &refused(code::REFUSED), out);
             return Step::Answer;
         };
-        request.rewritten = server.rewritten(&request.question.name, request.question.kind);
+        let Question { name, kind, class, .. } = &request.question;
+        request.rewritten = server.rewritten(&Asked { name, kind: *kind, class: *class, peer, transport });
         match self.settle(&request, &config, server, &Vec::new(), out) {
             Ok(settled) => {
                 self.end(&request, found, &settled, out);
@@ -253,15 +254,15 @@ impl Responder {
             let head = Head { code: code::NOERROR, authoritative: false, authentic: false };
             return Ok(Settled { head, by: Plugin::Any });
         }
-        let (name, kind) = match &request.rewritten {
-            Some(rewritten) => (&rewritten.name, rewritten.kind),
-            None => (&question.name, question.kind),
+        let (name, kind, class) = match &request.rewritten {
+            Some(rewritten) => (&rewritten.name, rewritten.kind, rewritten.class),
+            None => (&question.name, question.kind, question.class),
         };
         if request.rewritten.is_some() {
             out.stands_for(name);
         }
         let zone = self.zone.as_ref().map(|zone| zone.read());
-        let work = Work { request, config, zone: zone.as_deref(), kind, told };
+        let work = Work { request, config, zone: zone.as_deref(), kind, class, told };
         let first = work.follow(server, name, out)?;
         let completes = first.head.code == code::NXDOMAIN && first.by == Plugin::Kubernetes;
         let names = match (&server.autopath, work.zone) {
@@ -287,15 +288,16 @@ impl Responder {
     }
 
     fn end(&self, request: &Request, server: Option<&Arc<Server>>, settled: &Settled, out: &mut Response) {
-        let question = &request.question;
+        let (question, mut head) = (&request.question, settled.head);
         if let Some(server) = server {
             if server.shuffle {
                 out.rotate();
             }
-            if let Some(rewritten) =
-                request.rewritten.as_ref().filter(|r| r.changes_answers(&server.rewrites))
-            {
-                change_back(question, rewritten, server, settled.head, out);
+            if let Some(rewritten) = &request.rewritten {
+                head.code = rewritten.code(&server.rewrites, head.code);
+                if rewritten.changes_records(&server.rewrites) {
+                    change_back(question, rewritten, server, head, out);
+                }
             }
         }
         let empty = out.is_empty();
@@ -305,7 +307,7 @@ impl Responder {
             (Transport::Udp, None) => LEAST_BY_UDP,
             (Transport::Udp, Some(edns)) => edns.size.clamp(LEAST_BY_UDP, most.max(LEAST_BY_UDP)),
         };
-        let head = Head { authentic: settled.head.authentic && question.knows_authentic(), ..settled.head };
+        head.authentic &= question.knows_authentic();
         let size = out.finish(question, head, usize::from(limit)).len();
         let took = request.started.elapsed();
         let counters = server.map_or(&self.dropped, |server| &server.counters);
@@ -334,14 +336,11 @@ struct Work<'a> {
     config: &'a Config,
     zone: Option<&'a Zone>,
     kind: u16,
+    class: u16,
     told: &'a Told,
 }
 
 impl Work<'_> {
-    fn class(&self) -> u16 {
-        self.request.question.class
-    }
-
     /// Looks a name up, and what it is an alias of.
     fn follow(&self, server: &Arc<Server>, name: &Qname, out: &mut Response) -> Result<Settled, Box<Need>> {
         let (mut verdict, mut by) = self.local(server, name, out);
@@ -376,12 +375,12 @@ impl Work<'_> {
     /// What is known here.
     fn local(&self, server: &Server, name: &Qname, out: &mut Response) -> (Verdict, Plugin) {
         for template in &server.templates {
-            let found = template.answer(name, (self.class(), self.kind), self.request.peer, out);
+            let found = template.answer(name, (self.class, self.kind), self.request.peer, out);
             if let Some(found) = found {
                 return (found, Plugin::Template);
             }
         }
-        if let Some((hosts, through)) = server.hosts.as_ref().filter(|_| self.class() == IN) {
+        if let Some((hosts, through)) = server.hosts.as_ref().filter(|_| self.class == IN) {
             match hosts.answer(name, self.kind, out) {
                 Some(found) => return (found, Plugin::Hosts),
                 None if !through.lets(name) => return (Verdict::Unknown, Plugin::Hosts),
@@ -395,7 +394,7 @@ impl Work<'_> {
         if !is_own && !kubernetes.reverses(name) {
             return (Verdict::NotOurs, Plugin::Forward);
         }
-        let verdict = match answer(zone, name, self.class(), self.kind, out) {
+        let verdict = match answer(zone, name, self.class, self.kind, out) {
             Verdict::NoName if kubernetes.through.lets(name) => Verdict::NotOurs,
             Verdict::NotOurs if !kubernetes.through.lets(name) => Verdict::NoName,
             verdict => verdict,
@@ -418,8 +417,9 @@ impl Work<'_> {
             Some((_, Err(_))) => return failed(code::SERVFAIL),
             None => {
                 let (dnssec, checking_disabled) = (question.dnssec(), question.checking_disabled());
-                let (kind, class) = (self.kind, self.class());
-                let ask = Ask { name: name.clone(), kind, class, dnssec, checking_disabled };
+                let (kind, class) = (self.kind, self.class);
+                let options = self.request.rewritten.as_ref().map(|r| r.options.clone()).unwrap_or_default();
+                let ask = Ask { name: name.clone(), kind, class, dnssec, checking_disabled, options };
                 match by.forwarder.remembered(&ask) {
                     Some(answered) => (answered, Plugin::Cache),
                     None if self.told.len() >= MOST_NEEDS => return failed(code::SERVFAIL),

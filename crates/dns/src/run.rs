@@ -80,7 +80,7 @@ pub enum Error {
 pub async fn run(config: DnsConfig, client: kube::Client, stop: CancellationToken) -> Result<(), Error> {
     let origin = Domain::parse(&config.zone).ok_or_else(|| Error::Zone(config.zone.clone()))?;
     let zone = Zone::new(origin, 30);
-    let corefile = crate::addon::corefile(&config.zone, None, &config.resolv_conf);
+    let corefile = crate::addon::corefile(&config.zone, &[], &config.resolv_conf);
     let first = Config::read(&corefile, zone.origin())?;
     let zone = Arc::new(RwLock::new(zone));
     let responder = Arc::new(Responder::new(Some(zone.clone()), first));
@@ -105,6 +105,7 @@ pub async fn run(config: DnsConfig, client: kube::Client, stop: CancellationToke
     });
     tracing::info!(zone = config.zone, port = config.port, "listening");
     let (options, selected) = channel::channel(zone.read().options().clone());
+    let metrics = responder.metrics.clone();
     let live = Live::new(client.clone(), responder, options, recorder);
     // Names count as known only once it is known how they are to be answered.
     let seen = tokio::select! {
@@ -113,7 +114,7 @@ pub async fn run(config: DnsConfig, client: kube::Client, stop: CancellationToke
     };
     // The tasks end with this future: dropped, they are aborted.
     tokio::select! {
-        () = watch::run(client, zone, selected, end) => {}
+        () = watch::run(client, zone, metrics, selected, end) => {}
         ended = live.follow(seen) => ended?,
     }
     // What was asked before the end is still answered.

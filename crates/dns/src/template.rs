@@ -2,6 +2,7 @@
 //! question. Functions and pipes of Go's templates are refused.
 
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use hickory_proto::rr::Name;
 use hickory_proto::serialize::txt::Parser;
@@ -86,6 +87,8 @@ pub struct Template {
     pub code: u16,
     /// Names that fit no expression are others'.
     pub(crate) through: Through,
+    /// How often it was about a question.
+    pub(crate) seen: AtomicU64,
 }
 
 struct Gaps<'a> {
@@ -97,6 +100,11 @@ struct Gaps<'a> {
 }
 
 impl Template {
+    /// How often it was about a question.
+    pub(crate) fn matched(&self) -> u64 {
+        self.seen.load(Ordering::Relaxed)
+    }
+
     /// The answer; none when the question is left to others.
     pub(crate) fn answer(
         &self,
@@ -114,6 +122,7 @@ impl Template {
         let Some(found) = self.matches.iter().find_map(|regex| regex.captures(&text)) else {
             return (!self.through.lets(name)).then_some(Verdict::Told(code::NXDOMAIN));
         };
+        self.seen.fetch_add(1, Ordering::Relaxed);
         let gaps = Gaps { name: &text, zone: zone.to_string(), kind, remote, found };
         let mut records = Records::default();
         let mut alias = None;

@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use client::endpoints::service_of;
 use futures::StreamExt;
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::runtime::watcher::{self, Event};
@@ -21,7 +22,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::zone::{Options, Zone};
+use crate::metrics::Metrics;
+use crate::zone::{Kind, Options, Zone};
 
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 const LAST_RETRY: Duration = Duration::from_secs(2);
@@ -30,10 +32,17 @@ const TRIM: Duration = Duration::from_secs(10);
 /// Objects of one answer of a list: little is read at once, as little is kept of it.
 const PAGE: u32 = 100;
 
+/// When the change of a Pod came about that a slice follows.
+const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
+
 /// A kind that names come from.
 trait Source: kube::Resource<DynamicType = ()> + Clone + DeserializeOwned + fmt::Debug + Send + 'static {
     /// Takes in what the object says.
     fn apply(&self, zone: &mut Zone);
+    /// When that came about, where it is to be measured how long it took until it was known here.
+    fn came_about(&self, _: &Zone) -> Option<Timestamp> {
+        None
+    }
     /// Forgets the object.
     fn remove(zone: &mut Zone, namespace: &str, name: &str);
     /// Forgets all objects but these, `NAMESPACE/NAME`.
@@ -64,6 +73,14 @@ impl Source for EndpointSlice {
         let (namespace, name) = parts(self);
         let service = service_of(self);
         zone.set_slice(&namespace, &name, service.as_ref().map(|service| (service.name.as_str(), self)));
+    }
+
+    /// Headless Services alone have their endpoints in the DNS.
+    fn came_about(&self, zone: &Zone) -> Option<Timestamp> {
+        let at = self.metadata.annotations.as_ref()?.get(TRIGGER_TIME)?.parse().ok()?;
+        let service = service_of(self)?;
+        let known = zone.service(&service.namespace, &service.name)?;
+        matches!(known.service.kind, Kind::Headless).then_some(at)
     }
 
     fn remove(zone: &mut Zone, namespace: &str, name: &str) {
@@ -117,6 +134,7 @@ async fn follow<K: Source>(
     selection: watcher::Config,
     zone: Arc<RwLock<Zone>>,
     known: watch::Sender<bool>,
+    metrics: Arc<Metrics>,
 ) {
     let mut events = std::pin::pin!(watcher::watcher(api, selection));
     let mut listed: HashSet<String> = HashSet::new();
@@ -146,7 +164,14 @@ async fn follow<K: Source>(
                 K::retain(&mut zone.write(), &std::mem::take(&mut listed));
                 known.send_replace(true);
             }
-            Event::Apply(object) => object.apply(&mut zone.write()),
+            Event::Apply(object) => {
+                let mut zone = zone.write();
+                object.apply(&mut zone);
+                if let Some(since) = object.came_about(&zone) {
+                    let took = Timestamp::now().duration_since(since);
+                    metrics.programmed(took.try_into().unwrap_or_default());
+                }
+            }
             Event::Delete(object) => {
                 let (namespace, name) = parts(&object);
                 K::remove(&mut zone.write(), &namespace, &name);
@@ -169,6 +194,7 @@ fn selection(options: &Options) -> (Option<String>, Option<String>, bool, bool) 
 pub(crate) async fn run(
     client: Client,
     zone: Arc<RwLock<Zone>>,
+    metrics: Arc<Metrics>,
     mut options: watch::Receiver<Options>,
     stop: CancellationToken,
 ) {
@@ -177,6 +203,7 @@ pub(crate) async fn run(
         let mut all = Following {
             client: client.clone(),
             zone: zone.clone(),
+            metrics: metrics.clone(),
             tasks: JoinSet::new(),
             known: Vec::new(),
         };
@@ -224,6 +251,7 @@ async fn stay_small() {
 struct Following {
     client: Client,
     zone: Arc<RwLock<Zone>>,
+    metrics: Arc<Metrics>,
     tasks: JoinSet<()>,
     known: Vec<watch::Receiver<bool>>,
 }
@@ -235,7 +263,7 @@ impl Following {
             watcher::Config { label_selector: labels.map(str::to_owned), ..watcher::Config::default() }
                 .page_size(PAGE);
         let api = Api::all(self.client.clone());
-        self.tasks.spawn(follow::<K>(api, selection, self.zone.clone(), tx));
+        self.tasks.spawn(follow::<K>(api, selection, self.zone.clone(), tx, self.metrics.clone()));
         self.known.push(rx);
     }
 }

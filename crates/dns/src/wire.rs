@@ -44,13 +44,24 @@ pub mod code {
 
     /// As the registry spells it.
     pub fn name(code: u16) -> String {
-        let known = ["NOERROR", "FORMERR", "SERVFAIL", "NXDOMAIN", "NOTIMP", "REFUSED"];
-        match known.get(usize::from(code)) {
+        match KNOWN.get(usize::from(code)) {
             Some(known) => (*known).to_owned(),
             None if code == BADVERS => "BADVERS".to_owned(),
             None => format!("RCODE{code}"),
         }
     }
+
+    /// By its name in any case, or its number; only codes that fit into a header.
+    pub fn parse(text: &str) -> Option<u16> {
+        let at = KNOWN.iter().position(|known| known.eq_ignore_ascii_case(text));
+        let number = at.or_else(|| text.parse().ok()).filter(|n| *n < KNOWN.len())?;
+        u16::try_from(number).ok()
+    }
+
+    const KNOWN: [&str; 11] = [
+        "NOERROR", "FORMERR", "SERVFAIL", "NXDOMAIN", "NOTIMP", "REFUSED", "YXDOMAIN", "YXRRSET", "NXRRSET",
+        "NOTAUTH", "NOTZONE",
+    ];
 }
 
 /// The class of the Internet.
@@ -185,6 +196,20 @@ impl Question {
     pub fn knows_authentic(&self) -> bool {
         self.flags[1] & 0x20 != 0 || self.dnssec()
     }
+}
+
+/// An option of EDNS: its number and what it says.
+pub(crate) type EdnsOption = (u16, Vec<u8>);
+
+/// Options as they stand in a message.
+pub(crate) fn write_options(options: &[EdnsOption]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for (number, octets) in options {
+        out.extend_from_slice(&number.to_be_bytes());
+        out.extend_from_slice(&(octets.len() as u16).to_be_bytes());
+        out.extend_from_slice(octets);
+    }
+    out
 }
 
 impl Edns {

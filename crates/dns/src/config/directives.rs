@@ -3,11 +3,12 @@
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 use super::words::{
-    bare, class, domain, domains, duration, name, not_understood, number, record_type, regex, words, zone,
+    bare, class, code, domain, domains, duration, name, not_understood, number, record_type, regex, words,
+    zone,
 };
 use super::{Autopath, Forward, Kubernetes, Log, Server, Through};
 use crate::cache::{Cache, Half, Lives, Prefetch, Stale};
@@ -332,6 +333,7 @@ fn template(directive: &Directive, zones: &[Domain]) -> Result<Template, Error> 
         lines: Vec::new(),
         code: code::NOERROR,
         through: Through::default(),
+        seen: AtomicU64::new(0),
     };
     for line in &directive.body {
         let at = line.number;
@@ -350,10 +352,7 @@ fn template(directive: &Directive, zones: &[Domain]) -> Result<Template, Error> 
                 let read = Line::read(&text.join(" ")).map_err(|what| Error::new(at, what))?;
                 template.lines.push((section, read));
             }
-            ["rcode", code] => {
-                let known = (0..=5).find(|known| code::name(*known) == code);
-                template.code = known.ok_or_else(|| Error::new(at, format!("{code:?} is not a code")))?;
-            }
+            ["rcode", word] => template.code = code(word, at)?,
             ["fallthrough", ..] => template.through = Through::read(line)?,
             _ => return Err(not_understood(line)),
         }

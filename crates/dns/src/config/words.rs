@@ -9,7 +9,7 @@ use regex::Regex;
 use crate::corefile::{Directive, Error, Line};
 use crate::forward::Target;
 use crate::name::{Domain, Qname};
-use crate::wire::{IN, kind};
+use crate::wire::{IN, code, kind};
 
 /// A fully qualified name.
 pub(super) fn name(word: &str, line: usize) -> Result<Qname, Error> {
@@ -74,9 +74,15 @@ pub(super) fn class(word: &str, line: usize) -> Result<u16, Error> {
     match word {
         "IN" => Ok(IN),
         "CH" => Ok(3),
+        "HS" => Ok(4),
         "ANY" => Ok(kind::ANY),
-        _ => Err(Error::new(line, format!("{word:?} is not a class; known are IN, CH and ANY"))),
+        _ => Err(Error::new(line, format!("{word:?} is not a class; known are IN, CH, HS and ANY"))),
     }
+}
+
+/// A code of answers.
+pub(super) fn code(word: &str, line: usize) -> Result<u16, Error> {
+    code::parse(word).ok_or_else(|| Error::new(line, format!("{word:?} is not a code of answers")))
 }
 
 /// A regular expression.

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use hickory_proto::op::Message;
@@ -101,7 +102,9 @@ impl Request {
         if edns {
             bytes.extend_from_slice(&[0, 0, kind::OPT as u8]);
             bytes.extend_from_slice(&UDP_SIZE.to_be_bytes());
-            bytes.extend_from_slice(&[0, 0, u8::from(ask.dnssec) << 7, 0, 0, 0]);
+            bytes.extend_from_slice(&[0, 0, u8::from(ask.dnssec) << 7, 0]);
+            bytes.extend_from_slice(&(ask.options.len() as u16).to_be_bytes());
+            bytes.extend_from_slice(&ask.options);
         }
         Self { bytes, question }
     }
@@ -196,10 +199,12 @@ async fn by_stream(server: &Server, upstreams: &Upstreams, request: &Request) ->
     // A connection that waited may have been closed meanwhile.
     while let Some(mut kept) = server.take(upstreams.expire) {
         if let Ok(reply) = talk(&mut kept, request).await {
+            server.reused.fetch_add(1, Ordering::Relaxed);
             server.keep(kept);
             return Ok(reply);
         }
     }
+    server.opened.fetch_add(1, Ordering::Relaxed);
     let stream = TcpStream::connect(server.addr).await?;
     stream.set_nodelay(true)?;
     let mut connection = if server.by_tls {

@@ -3,10 +3,11 @@
 //! The files are looked at again when they have changed, at most once a second and only when somebody asks.
 
 use std::fmt;
+use std::io::Read;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
@@ -110,13 +111,24 @@ pub(super) struct Server {
     fails: AtomicU32,
     probed: AtomicBool,
     idle: Mutex<Vec<(Connection, Instant)>>,
+    /// Questions that went out over a connection that was there, and such that needed a new one.
+    pub(super) reused: AtomicU64,
+    pub(super) opened: AtomicU64,
 }
 
 impl Server {
     fn new(addr: SocketAddr, by_tls: bool) -> Self {
         let label = if by_tls { format!("tls://{addr}") } else { addr.to_string() };
-        let (fails, probed, idle) = (AtomicU32::new(0), AtomicBool::new(false), Mutex::default());
-        Self { addr, by_tls, label, fails, probed, idle }
+        Self {
+            addr,
+            by_tls,
+            label,
+            fails: AtomicU32::new(0),
+            probed: AtomicBool::new(false),
+            idle: Mutex::default(),
+            reused: AtomicU64::new(0),
+            opened: AtomicU64::new(0),
+        }
     }
 
     pub(super) fn is_down(&self, health: &Health) -> bool {
@@ -197,9 +209,23 @@ impl Servers {
     }
 }
 
+/// A file's text; nothing when it cannot be read. A Corefile may name any file, so devices and pipes are left alone and no
+/// more is read than any `resolv.conf` has.
+fn text_of(file: &Path) -> String {
+    const MOST: u64 = 64 << 10;
+    let mut text = String::new();
+    if std::fs::metadata(file).is_ok_and(|about| about.is_file())
+        && let Ok(file) = std::fs::File::open(file)
+        && file.take(MOST).read_to_string(&mut text).is_err()
+    {
+        text.clear();
+    }
+    text
+}
+
 /// The servers of a `resolv.conf` (resolv.conf(5)); none when the file cannot be read.
 fn read(file: &Path) -> Vec<SocketAddr> {
-    let text = std::fs::read_to_string(file).unwrap_or_default();
+    let text = text_of(file);
     let mut servers = Vec::new();
     for line in text.lines() {
         let mut words = line.split_whitespace();
@@ -218,7 +244,7 @@ fn read(file: &Path) -> Vec<SocketAddr> {
 
 /// The domains of a `resolv.conf` that resolvers search.
 pub(crate) fn searched(file: &Path) -> Vec<String> {
-    let text = std::fs::read_to_string(file).unwrap_or_default();
+    let text = text_of(file);
     // The last line of either kind counts.
     let last = text.lines().rev().find_map(|line| {
         let mut words = line.split_whitespace();
@@ -243,6 +269,7 @@ mod tests {
         assert_eq!(searched(file.path()), ["a", "b"]);
         assert!(read(Path::new("/does/not/exist")).is_empty());
         assert!(searched(Path::new("/does/not/exist")).is_empty());
+        assert!(searched(Path::new("/dev/zero")).is_empty(), "not read for ever");
     }
 
     #[test]

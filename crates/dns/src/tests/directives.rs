@@ -71,6 +71,68 @@ fn rewrites_go_and_come_back() {
 }
 
 #[test]
+fn rewrites_of_ttl_rcode_and_class() {
+    let rules = [
+        "continue ttl suffix .svc.cluster.local. 60-",
+        "continue ttl regex ^db-[0-9]+[.] -2",
+        "rcode substring nope NXDOMAIN NOERROR",
+        "continue class CH IN",
+        "ttl exact web.default.svc.cluster.local. 7",
+    ];
+    let lines: String = rules.iter().map(|rule| format!(" rewrite {rule}\n")).collect();
+    let responder = by(&format!(".:53 {{\n{lines} kubernetes cluster.local\n}}\n"));
+    let web = "web.default.svc.cluster.local.";
+    // Of several the last one sees what the others made of it, as in CoreDNS the first answers last.
+    assert_eq!(answers(&responder, web, RecordType::A), [format!("{web} 60 10.96.0.7")]);
+    let (code, all, authority) = told(&responder, POD, "nope.default.svc.cluster.local.", RecordType::A);
+    assert_eq!((code, all.len(), authority), (ResponseCode::NoError, 0, 1));
+    let (code, ..) = told(&responder, POD, "gone.default.svc.cluster.local.", RecordType::A);
+    assert_eq!(code, ResponseCode::NXDomain);
+    let mut message = Message::query();
+    let mut query = Query::query(Name::from_ascii(web).unwrap(), RecordType::A);
+    query.set_query_class(hickory_proto::rr::DNSClass::CH);
+    message.add_query(query);
+    let mut out = Response::default();
+    assert!(matches!(
+        responder.begin(&message.to_vec().unwrap(), POD, Transport::Udp, &mut out),
+        Step::Answer
+    ));
+    let answer = Message::from_vec(out.bytes()).unwrap();
+    assert_eq!((answer.answers.len(), answer.answers[0].data.to_string().as_str()), (1, "10.96.0.7"));
+}
+
+/// Options go to upstreams, and answers to different ones are kept apart.
+#[tokio::test(flavor = "multi_thread")]
+async fn rewrites_of_edns0_tell_upstreams_more() {
+    let udp = UdpSocket::bind("127.0.53.31:53").await.unwrap();
+    let seen = Arc::new(parking_lot::Mutex::new(Vec::new()));
+    let heard = seen.clone();
+    tokio::spawn(async move {
+        let mut buffer = [0; 4096];
+        loop {
+            let (len, peer) = udp.recv_from(&mut buffer).await.unwrap();
+            let message = Message::from_vec(&buffer[..len]).unwrap();
+            let options = message.edns.as_ref().unwrap().options().as_ref().to_vec();
+            heard.lock().push(
+                options.into_iter().map(|(code, o)| (u16::from(code), Vec::try_from(&o).unwrap())).collect(),
+            );
+            udp.send_to(&reply(&buffer[..len], true), peer).await.unwrap();
+        }
+    });
+    let responder = by(".:53 {\n rewrite continue edns0 local set 0xffee 0x61626364\n \
+                        rewrite continue edns0 local set 0xffed {qname}\n rewrite edns0 subnet set 24 56\n \
+                        forward . 127.0.53.31\n cache 30\n}\n");
+    let (server, _stop) = start(responder, "127.0.0.1", 0).await;
+    for _ in 0..2 {
+        assert_eq!(dig(server, "+short www.example.org").await.trim(), "1.2.3.4");
+    }
+    let all: Vec<Vec<(u16, Vec<u8>)>> = seen.lock().clone();
+    let wanted: [(u16, &[u8]); 3] =
+        [(0xffee, b"abcd"), (0xffed, b"www.example.org."), (8, &[0, 1, 24, 0, 127, 0, 0])];
+    assert_eq!(all, [wanted.map(|(code, data)| (code, data.to_vec())).to_vec()]);
+}
+
+#[test]
 fn any_is_refused_in_the_words_of_rfc_8482() {
     let responder = by(".:53 {\n any\n kubernetes cluster.local\n forward . 192.0.2.1\n}\n");
     assert_eq!(

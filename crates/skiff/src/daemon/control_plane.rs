@@ -38,7 +38,8 @@ impl Parts {
         self.controllers(authority, client("system:kube-controller-manager"), tasks)?;
         let scheduling = scheduler::run(client("system:kube-scheduler"), self.components.clone());
         tasks.spawn(async { ("the scheduler", scheduling.await.map_err(Into::into)) });
-        let host = Some(IpAddr::V4(self.network.gateway));
+        let six = self.network.gateway6.map(IpAddr::V6);
+        let host = std::iter::once(IpAddr::V4(self.network.gateway)).chain(six).collect();
         let addon =
             dns::addon::AddonConfig { host, ..dns::addon::AddonConfig::new(self.network.dns_services()) };
         let manager = client("system:addon-manager");
