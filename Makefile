@@ -54,5 +54,5 @@ kubectl: build images ## Write docs/kubectl.md: what works, by command and versi
 	@export KUBECONFIG=$$(mktemp -d)/config; skiff="$(SUDO) $(abspath $(RELEASE)) -p table"; trap "$$skiff delete" EXIT; \
 	  $$skiff start && $$skiff image load $(IMAGES)/busybox.tar && hack/kubectl-table.sh docs/kubectl.md
 
-fuzz: ## Run each fuzz target for a minute (nightly and cargo-fuzz)
+fuzz: ## Run each fuzz target for a minute (needs cargo-fuzz)
 	hack/fuzz.sh

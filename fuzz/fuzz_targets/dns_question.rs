@@ -20,7 +20,8 @@ static RESPONDER: LazyLock<Responder> = LazyLock::new(|| {
     );
     zone.set_service("default", "web", Some(&service.unwrap()));
     zone.set_synced(1);
-    let corefile = ".:53 {\n any\n kubernetes cluster.local in-addr.arpa ip6.arpa {\n  pods insecure\n }\n}\n";
+    let corefile =
+        ".:53 {\n any\n kubernetes cluster.local in-addr.arpa ip6.arpa {\n  pods insecure\n }\n}\n";
     Responder::new(Some(Arc::new(parking_lot::RwLock::new(zone))), Config::read(corefile, &domain).unwrap())
 });
 

@@ -38,7 +38,7 @@ impl LabelSelector {
         let fail = |why: String| Status::bad_request(format!("unable to parse requirement: {why}"));
         let mut out = Vec::new();
         for part in split_requirements(text) {
-            out.push(requirement(part.trim()).map_err(fail)?);
+            out.push(requirement(trim(part)).map_err(fail)?);
         }
         Ok(LabelSelector(out))
     }
@@ -92,10 +92,17 @@ impl Requirement {
     }
 }
 
+/// The blanks of the grammar; no other character stands for them.
+const BLANKS: [char; 4] = [' ', '\t', '\r', '\n'];
+
+fn trim(text: &str) -> &str {
+    text.trim_matches(BLANKS)
+}
+
 /// Splits at commas outside of parentheses.
 fn split_requirements(text: &str) -> Vec<&str> {
     let (mut depth, mut start, mut out) = (0i32, 0, Vec::new());
-    if text.trim().is_empty() {
+    if trim(text).is_empty() {
         return out;
     }
     for (i, c) in text.char_indices() {
@@ -115,38 +122,41 @@ fn split_requirements(text: &str) -> Vec<&str> {
 
 fn requirement(text: &str) -> Result<Requirement, String> {
     if let Some(key) = text.strip_prefix('!') {
-        return checked(key.trim(), Operator::Missing, Vec::new());
+        return checked(trim(key), Operator::Missing, Vec::new());
     }
     for (symbol, operator) in [("!=", Operator::NotIn), ("==", Operator::In), ("=", Operator::In)] {
         if let Some((key, value)) = text.split_once(symbol) {
-            return checked(key.trim(), operator, vec![value.trim().into()]);
+            return checked(trim(key), operator, vec![trim(value).into()]);
         }
     }
     for symbol in ['>', '<'] {
         if let Some((key, value)) = text.split_once(symbol) {
-            let value = value.trim();
+            let value = trim(value);
+            names::label_value(value).map_err(|problems| wrong_value(key, value, &problems))?;
             let number = value.parse().map_err(|_| {
                 format!("values[0][{key}]: Invalid value: {value:?}: for 'Gt', 'Lt' operators, the value must be an integer")
             })?;
             let operator = if symbol == '>' { Operator::Greater(number) } else { Operator::Less(number) };
-            return checked(key.trim(), operator, Vec::new());
+            return checked(trim(key), operator, Vec::new());
         }
     }
     if let Some((head, list)) = text.split_once('(') {
-        let (key, word) = head
-            .trim()
-            .rsplit_once(char::is_whitespace)
+        let (key, word) = trim(head)
+            .rsplit_once(BLANKS)
             .ok_or_else(|| format!("found '(', expected: identifier in {text:?}"))?;
         let operator = match word {
             "in" => Operator::In,
             "notin" => Operator::NotIn,
             other => return Err(format!("found '{other}', expected: in, notin, =, ==, !=, gt, lt")),
         };
-        let list =
-            list.trim_end().strip_suffix(')').ok_or_else(|| "found '', expected: ',' or ')'".to_owned())?;
-        return checked(key.trim(), operator, list.split(',').map(|v| v.trim().to_owned()).collect());
+        let list = trim(list).strip_suffix(')').ok_or_else(|| "found '', expected: ',' or ')'".to_owned())?;
+        return checked(trim(key), operator, list.split(',').map(|v| trim(v).to_owned()).collect());
     }
     checked(text, Operator::Exists, Vec::new())
+}
+
+fn wrong_value(key: &str, value: &str, problems: &[String]) -> String {
+    format!("values[0][{key}]: Invalid value: {value:?}: {}", problems.join("; "))
 }
 
 fn checked(key: &str, operator: Operator, values: Vec<String>) -> Result<Requirement, String> {
@@ -162,7 +172,7 @@ fn checked(key: &str, operator: Operator, values: Vec<String>) -> Result<Require
     }
     for value in &values {
         if let Err(problems) = names::label_value(value) {
-            return Err(format!("values[0][{key}]: Invalid value: {value:?}: {}", problems.join("; ")));
+            return Err(wrong_value(key, value, &problems));
         }
     }
     Ok(Requirement { key: key.into(), operator, values })
@@ -192,15 +202,16 @@ impl FieldSelector {
     /// 400 for a malformed text or a field that the kind does not offer.
     pub fn parse(text: &str, resource: &Resource) -> Result<Self, Status> {
         let mut out = FieldSelector::default();
-        for part in text.split(',').filter(|p| !p.is_empty()) {
+        for part in split_terms(text).filter(|p| !p.is_empty()) {
             let (key, equal, value) = split_term(part).ok_or_else(|| {
-                Status::bad_request(format!("invalid selector: '{part}'; can't understand '{part}'"))
+                Status::bad_request(format!("invalid selector: '{text}'; can't understand '{part}'"))
             })?;
+            let value = unescape(value).map_err(Status::bad_request)?;
             let field = find_field(key, resource)?;
             match (&field, equal) {
-                (Field::Name, true) if out.name.is_none() => out.name = Some(value.to_owned()),
-                (Field::Namespace, true) if out.namespace.is_none() => out.namespace = Some(value.to_owned()),
-                _ => out.terms.push((field, equal, value.to_owned())),
+                (Field::Name, true) if out.name.is_none() => out.name = Some(value),
+                (Field::Namespace, true) if out.namespace.is_none() => out.namespace = Some(value),
+                _ => out.terms.push((field, equal, value)),
             }
         }
         Ok(out)
@@ -243,11 +254,51 @@ fn render(value: Option<&Value>, absent: &str) -> String {
     }
 }
 
+/// Splits at commas that no backslash stands before.
+fn split_terms(text: &str) -> impl Iterator<Item = &str> {
+    let mut escaped = false;
+    text.split(move |c| {
+        let ends = c == ',' && !escaped;
+        escaped = c == '\\' && !escaped;
+        ends
+    })
+}
+
+/// Key, whether it is to be equal, and the value, at the first operator that no backslash stands before.
 fn split_term(part: &str) -> Option<(&str, bool, &str)> {
-    if let Some((k, v)) = part.split_once("!=") {
-        return Some((k, false, v));
+    let mut escaped = false;
+    for (at, c) in part.char_indices() {
+        if !escaped {
+            for (symbol, equal) in [("!=", false), ("==", true), ("=", true)] {
+                if let Some(value) = part[at..].strip_prefix(symbol) {
+                    return Some((&part[..at], equal, value));
+                }
+            }
+        }
+        escaped = c == '\\' && !escaped;
     }
-    part.split_once("==").or_else(|| part.split_once('=')).map(|(k, v)| (k, true, v))
+    None
+}
+
+/// A value as it was meant: backslash, comma and equals sign come behind a backslash.
+fn unescape(value: &str) -> Result<String, String> {
+    let (mut out, mut chars) = (String::with_capacity(value.len()), value.chars());
+    while let Some(c) = chars.next() {
+        match c {
+            '\\' => match chars.next() {
+                Some(meant @ ('\\' | ',' | '=')) => out.push(meant),
+                other => {
+                    let sequence: String = [c].into_iter().chain(other).collect();
+                    return Err(format!("invalid field selector: invalid escape sequence: {sequence}"));
+                }
+            },
+            ',' | '=' => {
+                return Err(format!("invalid field selector: unescaped character in value: {c}"));
+            }
+            other => out.push(other),
+        }
+    }
+    Ok(out)
 }
 
 fn find_field(key: &str, resource: &Resource) -> Result<Field, Status> {
@@ -293,7 +344,18 @@ mod tests {
         ] {
             assert_eq!(LabelSelector::parse(text).unwrap().matches(&labels), matches, "{text}");
         }
-        for bad in ["app=a b", "=x", ",", "app in x", "app foo (x)", "a in (x"] {
+        for bad in [
+            "app=a b",
+            "=x",
+            ",",
+            "app in x",
+            "app foo (x)",
+            "a in (x",
+            "a>-5",
+            "a>+5",
+            "a in\u{a0}(b)",
+            "\u{a0}",
+        ] {
             assert_eq!(LabelSelector::parse(bad).unwrap_err().code(), 400, "{bad}");
         }
     }
@@ -313,6 +375,12 @@ mod tests {
         }
         let named = FieldSelector::parse("metadata.name=p,metadata.namespace=d", &pods).unwrap();
         assert!(named.matches_key("d", "p") && !named.matches_key("d", "q") && !named.needs_object());
+        let named = FieldSelector::parse(r"metadata.name=a\,b\=c\\", &pods).unwrap();
+        assert_eq!(named.name.as_deref(), Some(r"a,b=c\"));
+        for bad in [r"metadata.name=a\b", r"metadata.name=a\", "metadata.name=a=b", r"metadata.name\=a", "x"]
+        {
+            assert_eq!(FieldSelector::parse(bad, &pods).unwrap_err().code(), 400, "{bad}");
+        }
         assert_eq!(
             FieldSelector::parse("spec.x=1", &pods).unwrap_err().message(),
             "field label not supported: spec.x"

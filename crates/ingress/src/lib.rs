@@ -7,8 +7,8 @@
 //! * [`certificates`], `client_tls`, `passwords`: Secrets -> what they are for;
 //! * `proxy`: one request and its answer; `fields`, `onward`, `body`, `variables`: its parts; `upstream`: the way to endpoints;
 //!   `throttle`: limits; `record`, `metrics`: what is written down;
-//! * `front`: listeners, TLS, limits, `timer`: theirs; `workers`: the threads that serve; [`run`]: the Pod's controller;
-//!   `status`: what users see; [`addon`]: its objects.
+//! * `front`: listeners, TLS, limits; [`proxy_protocol`], `timer`: theirs; `workers`: the threads that serve; [`run`]: the
+//!   Pod's controller; `status`: what users see; [`addon`]: its objects.
 //!
 //! A change of the objects makes a new table that replaces the old one as a whole: requests under way keep what they
 //! have, and no connection is touched. Paths and hosts follow networking.k8s.io/v1; where that leaves a choice, and for
@@ -32,7 +32,7 @@ mod onward;
 mod passwords;
 pub mod path;
 mod proxy;
-mod proxy_protocol;
+pub mod proxy_protocol;
 mod record;
 mod run;
 pub mod state;

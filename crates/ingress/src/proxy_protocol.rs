@@ -13,7 +13,7 @@ const LINE: usize = 107;
 ///
 /// # Errors
 /// A connection that does not begin with it: whoever may reach the port must speak it.
-pub(crate) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<SocketAddr>> {
+pub async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<SocketAddr>> {
     let mut start = [0; 12];
     stream.read_exact(&mut start).await?;
     if start == SIGNATURE {

@@ -10,7 +10,7 @@ use std::os::fd::{AsRawFd, RawFd};
 
 use crate::error::Error;
 use crate::socket::{Socket, errno};
-use crate::wire::{Attrs, Buffer};
+use crate::wire::{Attrs, Buffer, Messages};
 
 const SUBSYSTEM: u16 = 1 << 8;
 const MSG_GET: u16 = SUBSYSTEM | 1;
@@ -200,14 +200,14 @@ impl NewConnections {
     /// # Errors
     /// When the socket fails.
     pub fn read(&self, mut each: impl FnMut(Entry)) -> Result<(), Error> {
-        self.0.drain(|message| {
-            if message.kind == SUBSYSTEM
-                && let Some(entry) = message.payload.get(4..).and_then(entry)
-            {
-                each(entry);
-            }
-        })
+        self.0.datagrams(|datagram| news(datagram).for_each(&mut each))
     }
+}
+
+/// The new connections that a datagram of the kernel's tells of.
+pub fn news(datagram: &[u8]) -> impl Iterator<Item = Entry> {
+    let new = Messages(datagram).filter(|message| message.kind == SUBSYSTEM);
+    new.filter_map(|message| message.payload.get(4..).and_then(entry))
 }
 
 impl AsRawFd for NewConnections {

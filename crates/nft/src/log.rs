@@ -9,7 +9,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use crate::conntrack::Tuple;
 use crate::error::Error;
 use crate::socket::{Socket, errno};
-use crate::wire::{Attrs, Buffer, Message};
+use crate::wire::{Attrs, Buffer, Message, Messages};
 
 const SUBSYSTEM: u16 = 4 << 8;
 const MSG_PACKET: u16 = SUBSYSTEM;
@@ -88,12 +88,13 @@ impl Listener {
     /// # Errors
     /// When the socket fails.
     pub fn read(&self, mut each: impl FnMut(Packet)) -> Result<(), Error> {
-        self.0.drain(|message| {
-            if let Some(packet) = packet(&message) {
-                each(packet);
-            }
-        })
+        self.0.datagrams(|datagram| packets(datagram).for_each(&mut each))
     }
+}
+
+/// The packets that a datagram of the kernel's tells of.
+pub fn packets(datagram: &[u8]) -> impl Iterator<Item = Packet> {
+    Messages(datagram).filter_map(|message| packet(&message))
 }
 
 impl AsRawFd for Listener {

@@ -127,13 +127,18 @@ impl Socket {
         }
     }
 
-    /// Every message that already waits. Requests are carried out inside `send`, so their answers are there.
-    pub(crate) fn drain(&self, mut each: impl FnMut(Message<'_>)) -> Result<(), Error> {
+    /// Every datagram that already waits.
+    pub(crate) fn datagrams(&self, mut each: impl FnMut(&[u8])) -> Result<(), Error> {
         let mut buffer = vec![0; 32 << 10];
         while let Some(len) = self.receive(&mut buffer, false)? {
-            Messages(&buffer[..len]).for_each(&mut each);
+            each(&buffer[..len]);
         }
         Ok(())
+    }
+
+    /// Every message that already waits. Requests are carried out inside `send`, so their answers are there.
+    pub(crate) fn drain(&self, mut each: impl FnMut(Message<'_>)) -> Result<(), Error> {
+        self.datagrams(|datagram| Messages(datagram).for_each(&mut each))
     }
 
     /// The messages of a dump, up to its end or its error.

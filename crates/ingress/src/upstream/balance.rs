@@ -19,7 +19,7 @@ const SLOW_START: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 pub struct Backend {
     /// `namespace/name`'s name; empty for none.
-    pub(crate) service: String,
+    pub service: String,
     pub(crate) port: String,
     pub(crate) endpoints: Vec<Arc<Endpoint>>,
     next: AtomicUsize,

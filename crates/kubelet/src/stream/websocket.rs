@@ -114,7 +114,8 @@ pub fn session(
     over(TokioIo::new(upgraded), protocol)
 }
 
-fn over<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+/// The same over any connection on which the upgrade is done.
+pub fn over<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     io: S,
     protocol: Protocol,
 ) -> (Session, impl Future<Output = ()> + Send + 'static) {
