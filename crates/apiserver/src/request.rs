@@ -4,6 +4,7 @@ use http::Method;
 use percent_encoding::percent_decode_str;
 
 use crate::identity::Attributes;
+use crate::selector::FieldSelector;
 use crate::status::Status;
 
 /// The parts of a resource URL.
@@ -193,9 +194,7 @@ pub fn attributes(method: &Method, path: &str, resource: Option<&ResourcePath>, 
 
 /// A collection request for one name counts as one about that object.
 fn selected_name(query: &Query) -> String {
-    let selector = query.get("fieldSelector");
-    let term = selector.split(',').find_map(|t| t.strip_prefix("metadata.name="));
-    term.map(|t| t.trim_start_matches('=').to_owned()).unwrap_or_default()
+    FieldSelector::name_of(query.get("fieldSelector")).unwrap_or_default()
 }
 
 #[cfg(test)]

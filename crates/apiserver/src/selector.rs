@@ -217,6 +217,13 @@ impl FieldSelector {
         Ok(out)
     }
 
+    /// The one name that a text asks for, whatever the resource: authorization looks at it before it is known which.
+    pub fn name_of(text: &str) -> Option<String> {
+        let terms = split_terms(text).filter_map(split_term);
+        let mut names = terms.filter(|(key, equal, _)| *key == "metadata.name" && *equal);
+        names.find_map(|(_, _, value)| unescape(value).ok())
+    }
+
     /// Whether more than name and namespace (which keys show) must be looked at.
     pub fn needs_object(&self) -> bool {
         !self.terms.is_empty()
@@ -324,6 +331,16 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_name_inside_a_value_is_no_name() {
+        let name = |text| FieldSelector::name_of(text).unwrap_or_default();
+        assert_eq!(name("metadata.name=a"), "a");
+        assert_eq!(name("status.phase=Running,metadata.name==a"), "a");
+        assert_eq!(name(r"spec.nodeName!=x\,metadata.name=a"), "", "lists all Pods but those of one node");
+        assert_eq!(name(r"spec.nodeName!=x\\,metadata.name=a"), "a");
+        assert_eq!(name("metadata.name!=a"), "");
+    }
 
     #[test]
     fn label_selectors() {

@@ -395,6 +395,20 @@ fn traffic_on_ipv6(kubectl: &Kubectl) {
 
 /// AAAA and PTR records of Services and Pods, asked over either family.
 fn names_have_both(kubectl: &Kubectl) {
+    // The host has both as well, and is reached by its name.
+    let told = kubectl.out("exec client -- nslookup host.skiff.internal");
+    let host: Vec<&str> = told.lines().skip(2).filter_map(|line| line.strip_prefix("Address: ")).collect();
+    assert_eq!(families(&host), "46", "{told}");
+    let server = std::net::TcpListener::bind((host[1], 0)).unwrap();
+    let port = server.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in server.incoming() {
+            let answer = "HTTP/1.1 200 OK\r\nContent-Length: 8\r\nConnection: close\r\n\r\nthe host";
+            // Whoever goes away needs no answer.
+            let _ = std::io::Write::write_all(&mut stream.unwrap(), answer.as_bytes());
+        }
+    });
+    shows(kubectl, "client", &format!("http://[{}]:{port}/", host[1]), "the host");
     let spec = kubectl.json("get service prefer")["spec"].clone();
     let both = texts(&spec["clusterIPs"]);
     let servers = kubectl.json("get service kube-dns -n kube-system")["spec"].clone();

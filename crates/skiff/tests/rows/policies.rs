@@ -17,7 +17,24 @@ pub fn service_go_internal_policy(w: &World) {
     w.is_silent("far", &ip);
     w.patch("inside", r#"{"spec":{"internalTrafficPolicy":"Cluster"}}"#);
     assert_eq!(w.fetches("far", &ip).by, "s1");
-    w.delete("inside");
+    // An endpoint on its node's network: for Pods of that node and for the node itself, and for nobody elsewhere.
+    w.kubectl.apply(&format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: on-host, labels: {{pod: on-host}}}}\nspec:\n  nodeName: {}\n  \
+         hostNetwork: true\n  terminationGracePeriodSeconds: 0\n  containers:\n  - {{name: c, image: \
+         'localhost/skiff:latest', command: [serve, --http, \"8090\"]}}\n",
+        w.nodes[0].0
+    ));
+    let local = "internalTrafficPolicy: Local\n  ports: [{port: 80, targetPort: 8090}]";
+    w.service("outside", "pod: on-host", local);
+    let ip = w.cluster_ip("outside");
+    let by = w.fetches("near", &ip).by;
+    eventually("from the node itself", SOON, || {
+        let node = w.cluster.skiff(&format!("ssh curl -s --max-time 2 http://{ip}")).out();
+        node.contains(&format!("Hostname: {by}")).then_some(())
+    });
+    w.is_silent("far", &ip);
+    w.kubectl.out("delete pod on-host --now --wait=false");
+    w.delete("inside outside");
 }
 
 pub fn service_go_protocols(w: &World) {
@@ -100,6 +117,7 @@ pub fn service_go_readiness(w: &World) {
     w.service("early", "pod: unready", "publishNotReadyAddresses: true\n  type: NodePort");
     let ip = w.cluster_ip("early");
     assert_eq!(w.fetches("far", &ip).by, "unready");
+    assert_eq!(w.fetches_by_name("far", "early").by, "unready");
     for (_, address) in &w.nodes {
         assert_eq!(w.answers_host(&format!("{address}:{}", w.node_port("early"))).by, "unready");
     }
