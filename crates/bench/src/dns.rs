@@ -31,7 +31,7 @@ const OUTSIDE: usize = 1000;
 const OURS: u16 = 53;
 const UNBOUND: u16 = 5300;
 /// After which what a burst needed has been given back.
-const REST: Duration = Duration::from_secs(12);
+const REST: Duration = Duration::from_secs(32);
 /// So often a run that lost questions is tried.
 const TRIES: usize = 3;
 /// Half of what one processor is to answer.

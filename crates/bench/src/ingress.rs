@@ -16,6 +16,8 @@ use client::ObjectKey;
 use futures::StreamExt;
 use http_body_util::{BodyExt, StreamBody};
 use kube::client::Body;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
@@ -127,12 +129,20 @@ fn answer(serve: &Arc<Serve>, uri: &http::Uri) -> http::Response<Answered> {
     response
 }
 
+/// How long one may take to end.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// A process that ends with its owner.
 struct Running(Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Already gone is as good.
+        // nginx's master ends its workers only when it is asked to end. Already gone is as good.
+        let _ = kill(Pid::from_raw(self.0.id() as i32), Signal::SIGTERM);
+        let asked = Instant::now();
+        while asked.elapsed() < PATIENCE && matches!(self.0.try_wait(), Ok(None)) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
         let _ = self.0.kill();
         let _ = self.0.wait();
     }

@@ -2,8 +2,8 @@
 //!
 //! Two things make a process that is at rest larger than what it keeps. The allocator holds on to what a first list or a
 //! great transaction freed. And every page of the binary that ran once stays mapped, though most of it only starts
-//! things. Neither is needed while nothing happens, so components call [`give_back`] when they have caught up, and
-//! [`trim`] now and then where bursts come.
+//! things. Neither is needed while nothing happens, so components call [`give_back`] when they have caught up, and now and
+//! then where bursts come.
 
 use std::ops::Range;
 
@@ -19,18 +19,13 @@ pub fn be_sparing() {
     }
 }
 
-/// Gives back what is free.
-pub fn trim() {
+/// Gives back what is free, and pages of the binary, which come back from the page cache as they are needed again.
+pub fn give_back() {
     #[cfg(target_env = "gnu")]
     // SAFETY: takes no pointer; it locks the allocator's arenas itself and may be called at any time by any thread.
     unsafe {
         libc::malloc_trim(0);
     }
-}
-
-/// Gives back what is free, and pages of the binary, which come back from the page cache as they are needed again.
-pub fn give_back() {
-    trim();
     let Ok(maps) = std::fs::read_to_string("/proc/self/smaps") else { return };
     for range in clean(&maps) {
         // SAFETY: the kernel says that the range is mapped from a file, cannot be written to, and holds no page of this

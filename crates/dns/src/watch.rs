@@ -28,7 +28,7 @@ use crate::zone::{Kind, Options, Zone};
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 const LAST_RETRY: Duration = Duration::from_secs(2);
 const SETTLED: Duration = Duration::from_secs(2);
-const TRIM: Duration = Duration::from_secs(10);
+const GIVE_BACK: Duration = Duration::from_secs(30);
 /// Objects of one answer of a list: little is read at once, as little is kept of it.
 const PAGE: u32 = 100;
 
@@ -240,11 +240,10 @@ pub(crate) async fn run(
 /// Gives back what the lists needed once the watches run, and from then on what bursts of questions left behind.
 async fn stay_small() {
     tokio::time::sleep(SETTLED).await;
-    client::memory::give_back();
-    let mut now = tokio::time::interval(TRIM);
+    let mut now = tokio::time::interval(GIVE_BACK);
     loop {
         now.tick().await;
-        client::memory::trim();
+        client::memory::give_back();
     }
 }
 
