@@ -36,7 +36,9 @@ impl<K: Resource + Serialize + DeserializeOwned> Packed<K> {
         let lengths = [&namespace, &name].map(|word| u16::try_from(word.len()).unwrap_or(u16::MAX));
         let mut bytes = [namespace.as_bytes(), name.as_bytes()].concat();
         // API types are structs, maps of strings and numbers: there is nothing that JSON cannot hold.
-        serde_json::to_writer(&mut bytes, object).unwrap_or_default();
+        if let Err(error) = serde_json::to_writer(&mut bytes, object) {
+            tracing::error!(kind = std::any::type_name::<K>(), namespace, name, %error, "an object cannot be kept");
+        }
         Self { version: version_of(object), lengths, bytes: bytes.into(), kind: PhantomData }
     }
 
@@ -47,7 +49,10 @@ impl<K: Resource + Serialize + DeserializeOwned> Packed<K> {
     {
         let from = self.lengths.map(usize::from).iter().sum();
         let text = self.bytes.get(from..).unwrap_or_default();
-        serde_json::from_slice(text).unwrap_or_default()
+        serde_json::from_slice(text).unwrap_or_else(|error| {
+            tracing::error!(object = ?self, %error, "a kept object cannot be read and counts as empty");
+            K::default()
+        })
     }
 }
 

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use hickory_proto::rr::{DNSClass, RecordType};
@@ -67,16 +67,15 @@ impl<const N: usize> Histogram<N> {
     }
 
     fn write(&self, out: &mut String, name: &str, labels: &str) {
-        let (mut below, comma) = (0, if labels.is_empty() { "" } else { "," });
+        let mut below = 0;
         for (bound, count) in self.bounds.iter().zip(&self.counts) {
             below += count.get();
-            let _ = writeln!(out, "{name}_bucket{{{labels}{comma}le=\"{bound}\"}} {below}");
+            let _ = writeln!(out, "{name}_bucket{{{labels},le=\"{bound}\"}} {below}");
         }
         below += self.above.get();
         let sum = self.sum.load(Ordering::Relaxed) as f64 / 1e6;
-        let all = if labels.is_empty() { String::new() } else { format!("{{{labels}}}") };
-        let _ = writeln!(out, "{name}_bucket{{{labels}{comma}le=\"+Inf\"}} {below}");
-        let _ = writeln!(out, "{name}_sum{all} {sum}\n{name}_count{all} {below}");
+        let _ = writeln!(out, "{name}_bucket{{{labels},le=\"+Inf\"}} {below}");
+        let _ = writeln!(out, "{name}_sum{{{labels}}} {sum}\n{name}_count{{{labels}}} {below}");
     }
 }
 
@@ -218,8 +217,20 @@ impl ForwardCounts {
     }
 }
 
-/// Upper bounds of times that are of less interest: CoreDNS's slim ones.
-const SLIM_SECONDS: [f64; 5] = [0.00025, 0.0025, 0.025, 0.25, 2.5];
+/// Panics are of the whole process.
+static PANICS: AtomicU64 = AtomicU64::new(0);
+
+/// From now on panics are counted, and go on as before.
+pub(crate) fn count_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            PANICS.fetch_add(1, Ordering::Relaxed);
+            before(panic);
+        }));
+    });
+}
 
 /// What the server has done since it started.
 #[derive(Debug)]
@@ -229,7 +240,6 @@ pub(crate) struct Metrics {
     pub(crate) forward: ForwardCounts,
     autopath: Count,
     reload_failed: Count,
-    health: Histogram<5>,
     programming: Histogram<20>,
 }
 
@@ -252,7 +262,6 @@ impl Default for Metrics {
             forward: ForwardCounts::default(),
             autopath: Count::default(),
             reload_failed: Count::default(),
-            health: Histogram::new(&SLIM_SECONDS),
             programming: Histogram::new(&PROGRAMMING),
         }
     }
@@ -271,11 +280,6 @@ impl Metrics {
     /// A change of a headless Service's endpoints came about so long ago, and is told now.
     pub(crate) fn programmed(&self, took: Duration) {
         self.programming.note(took.as_secs_f64());
-    }
-
-    /// A probe of the server's health was answered after so long.
-    pub(crate) fn probed(&self, took: Duration) {
-        self.health.note(took.as_secs_f64());
     }
 
     pub(crate) fn reload_failed(&self) {
@@ -306,10 +310,9 @@ impl Metrics {
             }
         }
         head(&mut out, "coredns_panics_total", "counter", "Number of panics.");
-        out.push_str("coredns_panics_total 0\n");
+        let _ = writeln!(out, "coredns_panics_total {}", PANICS.load(Ordering::Relaxed));
         self.cache_page(&mut out, config);
         self.forward_page(&mut out, config);
-        self.health_page(&mut out);
         let name = "coredns_kubernetes_dns_programming_duration_seconds";
         let help = "Histogram of the time (in seconds) it took to program a dns instance.";
         head(&mut out, name, "histogram", help);
@@ -368,8 +371,6 @@ impl Metrics {
         let counts = [
             ("requests", "The count of cache requests.", all),
             ("misses", "The count of cache misses.", self.cache.misses.get()),
-            // An answer to another question is none, and never comes so far.
-            ("drops", "The number of responses that are not cached, because the reply is malformed.", 0),
             (
                 "prefetch",
                 "The number of times the cache has prefetched a cached item.",
@@ -425,16 +426,6 @@ impl Metrics {
             head(out, name, "counter", help);
             let _ = writeln!(out, "{name} {}", count.get());
         }
-    }
-
-    fn health_page(&self, out: &mut String) {
-        let name = "coredns_health_request_duration_seconds";
-        head(out, name, "histogram", "Histogram of the time (in seconds) each request took.");
-        self.health.write(out, name, "");
-        // Whoever can tell of it is alive.
-        let name = "coredns_health_request_failures_total";
-        head(out, name, "counter", "The number of times the health check failed.");
-        let _ = writeln!(out, "{name} 0");
     }
 }
 

@@ -18,7 +18,7 @@ use crate::live::Live;
 use crate::name::Domain;
 use crate::respond::Responder;
 use crate::zone::Zone;
-use crate::{server, watch};
+use crate::{metrics, server, watch};
 
 /// What the server must be told.
 #[derive(Debug, Clone)]
@@ -78,6 +78,7 @@ pub enum Error {
 /// # Errors
 /// When a port cannot be had, or a watch dies.
 pub async fn run(config: DnsConfig, client: kube::Client, stop: CancellationToken) -> Result<(), Error> {
+    metrics::count_panics();
     let origin = Domain::parse(&config.zone).ok_or_else(|| Error::Zone(config.zone.clone()))?;
     let zone = Zone::new(origin, 30);
     let corefile = crate::addon::corefile(&config.zone, &[], &config.resolv_conf);

@@ -279,7 +279,9 @@ async fn pages_tell_health_readiness_and_counts() {
     assert!(page.contains("coredns_dns_requests_total{family=\"1\",proto=\"udp\",server=\"dns://:53\",view=\"\",zone=\".\",type=\"A\"} 1"), "{page}");
     let told = "coredns_dns_responses_total{plugin=\"kubernetes\",rcode=\"NXDOMAIN\",server=\"dns://:53\",view=\"\",zone=\".\"} 1";
     assert!(page.contains(told), "{page}");
-    assert!(page.contains("coredns_health_request_duration_seconds_count 1\n"), "{page}");
+    crate::metrics::count_panics();
+    assert!(std::panic::catch_unwind(|| panic!("that is counted")).is_err());
+    assert!(!get(ports[2], "/metrics").await.contains("coredns_panics_total 0"));
     assert!(page.contains("coredns_reload_version_info{hash=\"sha512\",value=\""), "{page}");
     // What CoreDNS documents of itself and of the plugins that are done here.
     for (kind, names) in [
@@ -287,17 +289,16 @@ async fn pages_tell_health_readiness_and_counts() {
         (
             "counter",
             "panics_total dns_requests_total dns_do_requests_total dns_responses_total cache_hits_total \
-             cache_requests_total cache_misses_total cache_prefetch_total cache_drops_total \
+             cache_requests_total cache_misses_total cache_prefetch_total \
              cache_served_stale_total cache_evictions_total forward_healthcheck_broken_total \
              forward_max_concurrent_rejects_total proxy_healthcheck_failures_total proxy_conn_cache_hits_total \
              proxy_conn_cache_misses_total autopath_success_total reload_failed_total \
-             health_request_failures_total template_matches_total",
+             template_matches_total",
         ),
         (
             "histogram",
             "dns_request_duration_seconds dns_request_size_bytes dns_response_size_bytes \
-             proxy_request_duration_seconds health_request_duration_seconds \
-             kubernetes_dns_programming_duration_seconds",
+             proxy_request_duration_seconds kubernetes_dns_programming_duration_seconds",
         ),
     ] {
         for name in names.split_whitespace() {

@@ -1,6 +1,7 @@
 //! `audit.k8s.io/v1.Policy`: which requests are logged, and how much of them. The choice is a pure function.
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use crate::field::{FieldError, FieldErrors};
@@ -102,9 +103,9 @@ pub struct Choice {
 struct PolicySpec {
     kind: String,
     api_version: String,
-    #[serde(default)]
-    #[allow(dead_code, reason = "known, and without a meaning here")]
-    metadata: Option<Value>,
+    /// Known, and without a meaning here.
+    #[serde(default, rename = "metadata")]
+    _metadata: IgnoredAny,
     #[serde(default)]
     rules: Vec<Value>,
     #[serde(default)]

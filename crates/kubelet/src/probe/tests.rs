@@ -80,6 +80,13 @@ async fn readiness_does_not_wait_for_its_period_the_first_time() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_probe_that_fails_for_long_passes_when_it_can() {
+    let got = run(Kind::Readiness, json!({"periodSeconds": 1}), 1000, |t| t >= 900.5).await;
+    assert_eq!(got.iter().filter(|(_, text)| text != "fail").count(), 2, "{got:?}");
+    assert_eq!(got.last(), Some(&(901, "true".to_string())));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_startup_probe_ends_with_its_first_verdict() {
     let got = run(Kind::Startup, json!({"periodSeconds": 1, "failureThreshold": 3}), 60, |_| false).await;
     assert_eq!(got, told(&[(0, "fail"), (1, "fail"), (2, "fail"), (2, "false")]));
