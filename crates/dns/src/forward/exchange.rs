@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use hickory_proto::op::Message;
+use hickory_proto::op::{Message, OpCode};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
@@ -145,6 +145,10 @@ enum Datagram {
 
 fn read(bytes: &[u8]) -> io::Result<Reply> {
     let message = Message::from_vec(bytes).map_err(io::Error::other)?;
+    // Records of an update (RFC 2136) may have no data: nobody who asked could read them.
+    if message.metadata.op_code != OpCode::Query {
+        return Err(io::Error::other("answers no query"));
+    }
     let mut reply = Reply {
         code: u16::from(message.metadata.response_code),
         authentic: message.metadata.authentic_data,
@@ -240,6 +244,15 @@ mod tests {
     use super::*;
     use crate::name::Qname;
     use crate::wire::IN;
+
+    #[test]
+    fn an_update_is_no_answer() {
+        // An A record without data, found by the fuzz target `dns_answer`.
+        let mut bytes = vec![0x85, 0x8c, 0xa8, 0, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0, 1, 0, 1, 0, 0, 1, 0, 1];
+        bytes.extend([0; 6]);
+        assert!(Message::from_vec(&bytes).is_ok_and(|message| message.answers.len() == 1));
+        assert!(read(&bytes).is_err());
+    }
 
     fn request() -> Request {
         Request::new(&Ask::plain(&Qname::parse("www.example.org").unwrap(), kind::A, IN), true, true)
