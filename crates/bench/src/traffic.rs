@@ -1,6 +1,10 @@
-//! What a cluster address costs packets: clients, a node and servers in network namespaces, `wrk` through the address and
-//! on the direct way. Each way has a client of its own: one that uses both within a minute makes the server drop SYNs.
+//! What a cluster address costs packets: clients, a node and servers in network namespaces, requests through the address
+//! and on the direct way. Each way has clients of its own: one that uses both within a minute makes the server drop SYNs.
+//!
+//! New connections take a server at random on both ways. Clients that each keep to one server would run on its core, and
+//! what is then compared is not the way but the scheduler.
 
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::process::Command;
 use std::sync::Arc;
@@ -14,7 +18,10 @@ use crate::services::{load, vip};
 
 const DIRECT: &str = "direct";
 const SERVERS: u8 = 4;
+/// Clients of new connections, one at a time each: so many that none comes back to a port that it had before.
+const OPENERS: u8 = 16;
 const ROUNDS: usize = 7;
+const ROUND: Duration = Duration::from_secs(1);
 
 /// A node with clients at 10.244.0.1x and servers at 10.244.1.x.
 struct World {
@@ -69,20 +76,10 @@ impl World {
         })
     }
 
-    /// Requests per second and mean latency in microseconds.
-    fn wrk(
-        &self,
-        client: usize,
-        to: SocketAddr,
-        connections: u32,
-        close: bool,
-    ) -> anyhow::Result<(f64, f64)> {
+    /// Mean latency of a request, in microseconds.
+    fn wrk(&self, client: usize, to: SocketAddr, connections: u32) -> anyhow::Result<f64> {
         let mut command = Command::new("wrk");
-        command.args(["-t1", &format!("-c{connections}"), "-d1s"]);
-        if close {
-            command.args(["-H", "Connection: close"]);
-        }
-        command.arg(format!("http://{to}/"));
+        command.args(["-t1", &format!("-c{connections}"), "-d1s", &format!("http://{to}/")]);
         let output = self.clients[client].within(|| command.output());
         let output = output.context("run wrk; install it: apt-get install wrk")?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -91,9 +88,7 @@ impl World {
             let line = text.lines().find_map(|l| l.trim().strip_prefix(name));
             line.and_then(|l| l.split_whitespace().next()).map(str::to_owned)
         };
-        let rate = field("Requests/sec:").and_then(|r| r.parse().ok()).context("wrk's rate")?;
-        let latency = field("Latency").and_then(|l| microseconds(&l)).context("wrk's latency")?;
-        Ok((rate, latency))
+        field("Latency").and_then(|l| microseconds(&l)).context("wrk's latency")
     }
 }
 
@@ -135,25 +130,24 @@ pub fn median(mut figures: Vec<f64>) -> f64 {
 }
 
 impl World {
-    /// New connections a second to these addresses at once, each from a client of its own, of which `first` is the first:
-    /// so none sooner than another comes back to a port that it had before.
+    /// New connections a second, each to one of these addresses, by clients from `first` on.
     fn opened(&self, first: usize, to: &[SocketAddr]) -> anyhow::Result<f64> {
-        let each = 16 / to.len() as u32;
+        let clients = &self.clients[first..first + usize::from(OPENERS)];
         std::thread::scope(|scope| {
-            let clients = (first..).zip(to);
-            let all: Vec<_> =
-                clients.map(|(c, to)| scope.spawn(move || self.wrk(c, *to, each, true))).collect();
-            let rates = all.into_iter().map(|one| match one.join() {
-                Ok(figures) => figures.map(|(rate, _)| rate),
-                Err(_) => Err(anyhow::anyhow!("wrk's thread died")),
+            let open = |client: &Netns| client.within(|| requests(to));
+            let all: Vec<_> = clients.iter().map(|client| scope.spawn(move || open(client))).collect();
+            let counts = all.into_iter().map(|one| match one.join() {
+                Ok(count) => count,
+                Err(_) => Err(anyhow::anyhow!("a client's thread died")),
             });
-            rates.sum()
+            let sum: u32 = counts.sum::<anyhow::Result<u32>>()?;
+            Ok(f64::from(sum) / ROUND.as_secs_f64())
         })
     }
 
     fn keep_alive(&self, to: [SocketAddr; 2], count: u32, figures: &mut Figures) -> anyhow::Result<()> {
         for connections in [1, 16] {
-            let latency = |client: usize, to| Ok(self.wrk(client, to, connections, false)?.1);
+            let latency = |client: usize, to| self.wrk(client, to, connections);
             let (ours, direct) = in_turns(|| latency(2, to[0]), || latency(3, to[1]))?;
             let what = format!("keep-alive, {connections} connections, {count} Services");
             figures.add(&what, "us", ours, Some("<= 1.1 of direct"));
@@ -163,10 +157,26 @@ impl World {
     }
 }
 
+/// How many requests of one connection each are answered in a round.
+fn requests(to: &[SocketAddr]) -> anyhow::Result<u32> {
+    let (mut count, began) = (0, Instant::now());
+    let mut answer = Vec::new();
+    while began.elapsed() < ROUND {
+        let to = to[rand::random_range(0..to.len())];
+        let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(5)).context("connect")?;
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: server\r\nConnection: close\r\n\r\n")?;
+        answer.clear();
+        stream.read_to_end(&mut answer)?;
+        ensure!(answer.starts_with(b"HTTP/1.1 200"), "{to}: {}", String::from_utf8_lossy(&answer));
+        count += 1;
+    }
+    Ok(count)
+}
+
 /// Adds the figures with few and with so many Services.
 pub fn measure(services: u32, figures: &mut Figures) -> anyhow::Result<()> {
     for count in [10, services] {
-        let world = World::new(4 + 2 * SERVERS);
+        let world = World::new(4 + 4 * OPENERS);
         let servers: Vec<Ipv4Addr> = (1..=SERVERS).map(server).collect();
         // The first Service has one backend, the second all of them.
         world.node.within(|| load(count, &[(0, vec![server(1)]), (1, servers.clone())]))?;
@@ -178,13 +188,14 @@ pub fn measure(services: u32, figures: &mut Figures) -> anyhow::Result<()> {
         figures.beside(DIRECT, microseconds(peer));
         world.keep_alive([one, direct[0]], count, figures)?;
         if count == services {
-            let many = usize::from(SERVERS);
+            let many = usize::from(OPENERS);
             let ways = [
-                ("one backend", 2, 3, vec![one], &direct[..1]),
-                ("several backends", 4, 4 + many, vec![several; many], &direct),
+                ("one backend", 4, one, &direct[..1]),
+                ("several backends", 4 + 2 * many, several, &direct),
             ];
-            for (what, client, other, ours, peer) in ways {
-                let (ours, peer) = in_turns(|| world.opened(client, &ours), || world.opened(other, peer))?;
+            for (what, client, ours, direct) in ways {
+                let ours = || world.opened(client, &[ours]);
+                let (ours, peer) = in_turns(ours, || world.opened(client + many, direct))?;
                 figures.add(&format!("new connections, {what}"), "/s", ours, Some(">= 0.9 of direct"));
                 figures.beside(DIRECT, peer);
             }
