@@ -189,10 +189,8 @@ pub fn measure(services: u32, figures: &mut Figures) -> anyhow::Result<()> {
         world.keep_alive([one, direct[0]], count, figures)?;
         if count == services {
             let many = usize::from(OPENERS);
-            let ways = [
-                ("one backend", 4, one, &direct[..1]),
-                ("several backends", 4 + 2 * many, several, &direct),
-            ];
+            let ways =
+                [("one backend", 4, one, &direct[..1]), ("several backends", 4 + 2 * many, several, &direct)];
             for (what, client, ours, direct) in ways {
                 let ours = || world.opened(client, &[ours]);
                 let (ours, peer) = in_turns(ours, || world.opened(client + many, direct))?;
