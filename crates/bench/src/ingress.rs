@@ -76,6 +76,7 @@ pub async fn serve(serve: Serve) -> anyhow::Result<()> {
     let config = ::ingress::Config {
         ours: ::ingress::build::Ours { controller: "k8s.io/ingress-nginx".into(), without_class: true },
         publish: None,
+        pod: None,
         http_port: serve.http,
         https_port: serve.https,
         health_port: serve.health,

@@ -43,13 +43,10 @@ pub fn manifests(image: &str, addresses: &[IpAddr]) -> Result<Vec<Value>, rcgen:
         json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}),
         json!({"apiVersion": "v1", "kind": "ServiceAccount",
             "metadata": {"name": "ingress-nginx", "namespace": NAMESPACE}}),
+        cluster_role(),
+        binding("Cluster"),
         role(),
-        json!({
-            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
-            "metadata": {"name": "ingress-nginx"},
-            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "ingress-nginx"},
-            "subjects": [{"kind": "ServiceAccount", "name": "ingress-nginx", "namespace": NAMESPACE}]
-        }),
+        binding(""),
         json!({
             "apiVersion": "networking.k8s.io/v1", "kind": "IngressClass",
             "metadata": {"name": "nginx", "annotations": {"ingressclass.kubernetes.io/is-default-class": "true"}},
@@ -109,7 +106,30 @@ fn labels() -> Value {
     json!({"app.kubernetes.io/name": "ingress-nginx", "app.kubernetes.io/component": "controller"})
 }
 
+/// The binding of the (Cluster)Role to the controller's account.
+fn binding(scope: &str) -> Value {
+    let mut binding = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": format!("{scope}RoleBinding"),
+        "metadata": {"name": "ingress-nginx"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": format!("{scope}Role"), "name": "ingress-nginx"},
+        "subjects": [{"kind": "ServiceAccount", "name": "ingress-nginx", "namespace": NAMESPACE}]
+    });
+    if scope.is_empty() {
+        binding["metadata"]["namespace"] = json!(NAMESPACE);
+    }
+    binding
+}
+
+/// For the controller to know its own Pods.
 fn role() -> Value {
+    json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role",
+        "metadata": {"name": "ingress-nginx", "namespace": NAMESPACE},
+        "rules": [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]}]
+    })
+}
+
+fn cluster_role() -> Value {
     json!({
         "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
         "metadata": {"name": "ingress-nginx"},
@@ -186,7 +206,11 @@ fn container(image: &str) -> Value {
             format!("--configmap={NAMESPACE}/{NAME}"), format!("--admission-secret={NAMESPACE}/{ADMISSION_OBJECTS}"),
             "--shutdown-grace-period=3"
         ],
-        "env": [{"name": "NODE_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.hostIP"}}}],
+        "env": [
+            {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+            {"name": "POD_NAMESPACE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}},
+            {"name": "NODE_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.hostIP"}}}
+        ],
         "resources": {"requests": {"cpu": "100m", "memory": "90Mi"}},
         "ports": [
             {"containerPort": 80, "name": "http", "protocol": "TCP"},

@@ -8,7 +8,7 @@
 //! * `proxy`: one request and its answer; `fields`, `onward`, `body`, `variables`: its parts; `upstream`: the way to endpoints;
 //!   `throttle`: limits; `record`, `metrics`: what is written down;
 //! * `front`: listeners, TLS, limits; [`proxy_protocol`], `timer`: theirs; `workers`: the threads that serve; [`run`]: the
-//!   Pod's controller; `status`: what users see; [`addon`]: its objects.
+//!   Pod's controller; `status`: what users see, `replicas`: which Pod writes it; [`addon`]: its objects.
 //!
 //! A change of the objects makes a new table that replaces the old one as a whole: requests under way keep what they
 //! have, and no connection is touched. Paths and hosts follow networking.k8s.io/v1; where that leaves a choice, and for
@@ -34,6 +34,7 @@ pub mod path;
 mod proxy;
 pub mod proxy_protocol;
 mod record;
+mod replicas;
 mod run;
 pub mod state;
 mod status;

@@ -37,6 +37,8 @@ pub struct Config {
     pub ours: Ours,
     /// The address written into statuses; none writes no status.
     pub publish: Option<IpAddr>,
+    /// The Pod that this is, where it may not be the only one of its controller.
+    pub pod: Option<ObjectKey>,
     /// Port of HTTP, on all addresses.
     pub http_port: u16,
     /// Port of HTTPS, on all addresses.
@@ -143,6 +145,7 @@ pub(crate) async fn serve(
         address: config.publish,
         ingresses: feeds.ingresses.clone(),
         classes: feeds.classes.clone(),
+        pod: config.pod.clone(),
     };
     let proxy =
         Proxy::new(table.clone(), metrics.clone(), Log::stdout()).map_err(|e| Error::Tls(e.into()))?;

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use client::{Change, Informer, InformerGone, Recorder, Regarding};
+use client::{Change, Informer, InformerGone, ObjectKey, Recorder, Regarding};
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client, ResourceExt};
@@ -11,6 +11,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use crate::build::Ours;
+use crate::replicas::Replicas;
 
 /// The source of our Events.
 pub(crate) const COMPONENT: &str = "nginx-ingress-controller";
@@ -25,17 +26,26 @@ pub(crate) struct Status {
     pub address: Option<IpAddr>,
     pub ingresses: Informer<Ingress>,
     pub classes: Informer<IngressClass>,
+    /// The Pod itself, where it may not be the only one.
+    pub pod: Option<ObjectKey>,
 }
 
 impl Status {
-    /// Keeps the statuses of our Ingresses and tells of each change of one, until `stop`; then takes the address back.
+    /// Keeps the statuses of our Ingresses and tells of each change of one, until `stop`; then takes the address back,
+    /// unless another Pod goes on.
     pub async fn run(self, recorder: Recorder, stop: CancellationToken) -> Result<(), InformerGone> {
         let mut changes = self.ingresses.subscribe();
         let mut class_changes = self.classes.subscribe();
         // What was there before us is new to us.
         self.ingresses.list().iter().for_each(|ingress| self.tell(ingress, &recorder));
+        let replicas = Replicas::of(&self.client, self.pod.as_ref()).await;
+        let mut pod_changes = replicas.changes();
+        tokio::select! {
+            () = stop.cancelled() => {}
+            synced = replicas.synced() => synced?,
+        }
         loop {
-            let settled = self.publish(self.address).await;
+            let settled = !replicas.writes() || self.publish(self.address).await;
             tokio::select! {
                 () = stop.cancelled() => break,
                 () = tokio::time::sleep(AGAIN), if !settled => {}
@@ -47,12 +57,16 @@ impl Status {
                 change = class_changes.recv() => if change.is_none() {
                     return self.classes.synced().await;
                 },
+                () = pod_changes.next() => {}
             }
             while let Ok(change) = changes.try_recv() {
                 if let Change::Applied { new, .. } = change {
                     self.tell(&new, &recorder);
                 }
             }
+        }
+        if replicas.is_replaced().await {
+            return Ok(());
         }
         if tokio::time::timeout(FAREWELL, self.publish(None)).await.is_err() {
             tracing::warn!("the API did not take the Ingresses' addresses back in time");

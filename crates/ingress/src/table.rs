@@ -162,7 +162,10 @@ pub struct Table {
 impl Table {
     /// What there is for a request; `host` in lower case without port, `path` as [`crate::path::normal`] makes it.
     pub fn find(&self, host: &str, path: &[u8]) -> Found<'_> {
-        let wildcard = || self.wildcards.get(host.split_once('.')?.1);
+        let wildcard = || {
+            let (label, rest) = host.split_once('.')?;
+            self.wildcards.get(rest).filter(|_| !label.is_empty())
+        };
         let paths = self.hosts.get(host).or_else(wildcard);
         if paths.is_none()
             && let Some(to) = self.moved.get(host)

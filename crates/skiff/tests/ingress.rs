@@ -323,6 +323,11 @@ fn a_new_controller_takes_over_and_no_request_is_lost(kubectl: &Kubectl, node: &
         }
         (good, lost)
     };
+    eventually("the Ingress has the node's address", SOON, || {
+        kubectl.out("get ingress multihost").contains(&node.0).then_some(())
+    });
+    // Whoever writes it, be it the same once more, changes its version.
+    let version = kubectl.out("get ingress multihost -o jsonpath={.metadata.resourceVersion}");
     let before = kubectl.out("get pods -n ingress-nginx -o name");
     let asked = std::thread::scope(|scope| {
         // Whatever happens here, the others end.
@@ -345,9 +350,9 @@ fn a_new_controller_takes_over_and_no_request_is_lost(kubectl: &Kubectl, node: &
     for (good, lost) in asked {
         assert!(good > 0 && lost.is_empty(), "{good} good answers; lost: {lost:?}");
     }
-    eventually("the Ingress has the node's address", SOON, || {
-        kubectl.out("get ingress multihost").contains(&node.0).then_some(())
-    });
+    let now = kubectl.json("get ingress multihost");
+    assert_eq!(now["metadata"]["resourceVersion"], version, "the address was written anew meanwhile: {now}");
+    assert_eq!(now["status"]["loadBalancer"]["ingress"], serde_json::json!([{"ip": node.0}]));
 }
 
 fn the_addon_leaves_nothing(cluster: &Cluster, kubectl: &Kubectl, before: &str) {

@@ -50,7 +50,8 @@ fn to_https(facts: &Facts<'_>, global: &Global) -> Result<(), Stop> {
     Err(redirect(global.redirect_code, &format!("https://{}{uri}", facts.asked.host)))
 }
 
-/// A host that has moved (`from-to-www-redirect`).
+/// A host that has moved (`from-to-www-redirect`); without the last slash, as ingress-nginx does it.
 pub(super) fn moved(scheme: &str, host: &str, uri: &str, global: &Global) -> Stop {
+    let uri = uri.strip_suffix('/').unwrap_or(uri);
     redirect(global.redirect_code, &format!("{scheme}://{host}{uri}"))
 }

@@ -105,7 +105,7 @@ async fn host_rules_scenario_a_wildcard_host_does_not_match_two_labels() {
 #[tokio::test]
 async fn host_rules_scenario_a_wildcard_host_does_not_match_its_apex() {
     let rules = [rule("*.foo.com", &[path("/", "Prefix", "a")])];
-    answers(&rules, &[("foo.com", "/", "404")]).await;
+    answers(&rules, &[("foo.com", "/", "404"), (".foo.com", "/", "404")]).await;
 }
 
 // ingress_class.feature

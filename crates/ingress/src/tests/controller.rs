@@ -54,6 +54,7 @@ async fn start(ingresses: Vec<Value>) -> Controller {
     let config = Config {
         ours: Ours { controller: "k8s.io/ingress-nginx".into(), without_class: true },
         publish: None,
+        pod: None,
         http_port: 0,
         https_port: 0,
         health_port: 0,

@@ -63,6 +63,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
                 without_class: options.watch_ingress_without_class,
             },
             publish: options.publish_status_address,
+            pod: pod(),
             http_port: options.http_port,
             https_port: options.https_port,
             health_port: options.healthz_port,
@@ -76,6 +77,12 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         };
         Ok(ingress::run(config, client, stop).await?)
     })
+}
+
+/// The Pod that this is, as its environment says under ingress-nginx's names.
+fn pod() -> Option<ObjectKey> {
+    let (namespace, name) = (std::env::var("POD_NAMESPACE").ok()?, std::env::var("POD_NAME").ok()?);
+    Some(ObjectKey::new(namespace, name))
 }
 
 /// `namespace/name`.

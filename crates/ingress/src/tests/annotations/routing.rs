@@ -81,7 +81,8 @@ async fn from_to_www_redirect() {
     let on = [("from-to-www-redirect", "true")];
     let world = World::start(&[with(plain, &on), with(www, &on)]).await;
     redirects(&world.ask("www.one.example", "/x?y").send().await, 308, "http://one.example/x?y");
-    redirects(&world.ask("two.example", "/").send().await, 308, "http://www.two.example/");
+    redirects(&world.ask("two.example", "/").send().await, 308, "http://www.two.example");
+    redirects(&world.ask("two.example", "/a/").send().await, 308, "http://www.two.example/a");
     assert_eq!(world.ask("one.example", "/").send().await.service(), "a");
 }
 
