@@ -174,28 +174,35 @@ pub(crate) fn onward(
     let Asks { asked, client, peer, id } = asks;
     let hop = Hop::of(headers);
     let mut out = Fields::new();
+    // Most requests have none of these, and a look-up costs a hash.
+    let (mut coding, mut claimed, mut claimed_host) = (None, None, None);
     for (name, value) in headers {
-        if !is_ours(name) && !hop.ends(name) {
+        if *name == FORWARDED_FOR {
+            claimed.get_or_insert(value);
+        } else if *name == FORWARDED_HOST {
+            claimed_host.get_or_insert(value);
+        } else if *name == header::TE {
+            coding.get_or_insert(value);
+        } else if !is_ours(name) && !hop.ends(name) {
             out.push(name.clone(), value.clone());
         }
     }
-    let trailers = headers.get(header::TE).is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
+    let trailers = coding.is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
     if trailers && protocol == Protocol::Grpc {
         out.push(header::TE, HeaderValue::from_static("trailers"));
     }
     let text = |s: &str| HeaderValue::from_str(s).map_err(|_| StatusCode::BAD_REQUEST);
-    let given = |name: &HeaderName| headers.get(name).filter(|_| !hop.ends(name));
     let scheme = HeaderValue::from_static(client.scheme());
     let direct = peer.address.ip().to_canonical();
     let address = if client.address == direct { peer.text().clone() } else { written(client.address) };
     let mut chain = address.clone();
-    if let Some(claimed) = given(&FORWARDED_FOR) {
+    if let Some(claimed) = claimed.filter(|_| !hop.ends(&FORWARDED_FOR)) {
         if global.full_forwarded {
             chain = text(&format!("{}, {direct}", claimed.to_str().map_err(|_| StatusCode::BAD_REQUEST)?))?;
         }
         out.insert(HeaderName::from_static("x-original-forwarded-for"), claimed.clone());
     }
-    let host = given(&FORWARDED_HOST).filter(|_| global.forwarded);
+    let host = claimed_host.filter(|_| global.forwarded && !hop.ends(&FORWARDED_HOST));
     let host = host.unwrap_or(&asked.raw).clone();
     let port = match client.port {
         80 => HeaderValue::from_static("80"),

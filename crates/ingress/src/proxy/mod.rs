@@ -242,7 +242,7 @@ impl Proxy {
     ) -> Result<Response<Body>, Stop> {
         let policy = &facts.location.served.policy;
         let Reply { mut response, endpoint, tunnel: changed, .. } = reply;
-        let protocol = response.headers().get(header::UPGRADE).cloned();
+        let protocol = changed.as_ref().and_then(|_| response.headers().get(header::UPGRADE).cloned());
         edit::received(&mut response, &policy.response);
         if let Some(ticket) = way.ticket {
             let ticket = ticket.unwrap_or_else(|| Ticket::naming(way.backend, &endpoint));

@@ -39,9 +39,10 @@ impl Tunnel {
         }
         let wanted = parts.headers.get_all(header::CONNECTION).iter().filter_map(|v| v.to_str().ok());
         let mut tokens = wanted.flat_map(|v| v.split(','));
-        let asks =
-            parts.version == Version::HTTP_11 && tokens.any(|t| t.trim().eq_ignore_ascii_case("upgrade"));
-        let protocol = parts.headers.get(header::UPGRADE).filter(|_| asks)?.clone();
+        if parts.version != Version::HTTP_11 || !tokens.any(|t| t.trim().eq_ignore_ascii_case("upgrade")) {
+            return None;
+        }
+        let protocol = parts.headers.get(header::UPGRADE)?.clone();
         // To HTTP/2 nobody is changed: whoever speaks it says so in the first place.
         if protocol.as_bytes().eq_ignore_ascii_case(b"h2c") {
             return None;

@@ -3,7 +3,7 @@
 use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 use http_body::Frame;
 
@@ -141,6 +141,7 @@ impl Exchange {
             if answer.version == Some(0) {
                 self.reusable = false;
             }
+            let mut said = Said::default();
             let map = response.headers_mut();
             *map = spare();
             for field in answer.headers.iter() {
@@ -148,7 +149,10 @@ impl Exchange {
                 let name = name.map_err(|_| Fault::Bad("a header's name"))?;
                 // A part of what was read, as it is there.
                 let value = HeaderValue::from_maybe_shared(input.slice_ref(field.value));
-                map.append(name, value.map_err(|_| Fault::Bad("a header's value"))?);
+                let value = value.map_err(|_| Fault::Bad("a header's value"))?;
+                if said.note(&name, &value) {
+                    map.append(name, value);
+                }
             }
             self.connection.read.advance(read);
             // Interim answers are for us alone: `Expect` is not passed on.
@@ -156,36 +160,30 @@ impl Exchange {
             if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
                 continue;
             }
-            let length = self.length(&response)?;
+            let length = self.length(status, said)?;
             return Ok(Some((response, length)));
         }
     }
 
     /// How the answer's body ends (RFC 9112, 6.3).
-    fn length(&mut self, response: &Response<()>) -> Result<Length, Fault> {
-        let (headers, status) = (response.headers(), response.status());
-        if closes(headers) {
+    fn length(&mut self, status: StatusCode, said: Said) -> Result<Length, Fault> {
+        if said.closes {
             self.reusable = false;
         }
-        let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
-        let length = match (lengths.next(), lengths.next()) {
-            (None, _) => None,
-            (Some(only), None) => {
-                let text = only.to_str().ok().filter(|t| t.bytes().all(|b| b.is_ascii_digit()));
-                let number = text.and_then(|text| text.parse::<u64>().ok());
-                Some(number.ok_or(Fault::Bad("its content-length is no number"))?)
-            }
-            (Some(_), Some(_)) => return Err(Fault::Bad("it has two content-lengths")),
-        };
+        if said.lengths > 1 {
+            return Err(Fault::Bad("it has two content-lengths"));
+        }
+        let length = said.length.map(|value| {
+            let text = value.to_str().ok().filter(|t| t.bytes().all(|b| b.is_ascii_digit()));
+            let number = text.and_then(|text| text.parse::<u64>().ok());
+            number.ok_or(Fault::Bad("its content-length is no number"))
+        });
+        let length = length.transpose()?;
         if self.head_only || status.is_informational() || matches!(status.as_u16(), 204 | 304) {
             return Ok(Length::Exact(0));
         }
-        let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
-        if let Some(coding) = codings.next() {
-            if length.is_some()
-                || codings.next().is_some()
-                || !coding.as_bytes().eq_ignore_ascii_case(b"chunked")
-            {
+        if let Some(coding) = said.coding {
+            if length.is_some() || said.codings > 1 || !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
                 return Err(Fault::Bad("its framing is not one"));
             }
             return Ok(Length::Chunked(Chunked::new()));
@@ -197,8 +195,34 @@ impl Exchange {
     }
 }
 
-/// Whether a message ends its connection.
-fn closes(headers: &HeaderMap) -> bool {
-    let listed = headers.get_all(header::CONNECTION).iter().filter_map(|v| v.to_str().ok());
-    listed.flat_map(|v| v.split(',')).any(|token| token.trim().eq_ignore_ascii_case("close"))
+/// What an answer's fields say of its connection and its body's end, taken down as they are read: to look each of them up
+/// afterwards costs a hash each.
+#[derive(Default)]
+struct Said {
+    closes: bool,
+    length: Option<HeaderValue>,
+    lengths: u32,
+    coding: Option<HeaderValue>,
+    codings: u32,
+}
+
+impl Said {
+    /// Takes a field down; whether it says anything to others.
+    fn note(&mut self, name: &HeaderName, value: &HeaderValue) -> bool {
+        if *name == header::CONTENT_LENGTH {
+            self.lengths += 1;
+            self.length.get_or_insert_with(|| value.clone());
+        } else if *name == header::TRANSFER_ENCODING {
+            self.codings += 1;
+            self.coding.get_or_insert_with(|| value.clone());
+        } else if *name == header::CONNECTION {
+            let text = value.as_bytes();
+            if text.eq_ignore_ascii_case(b"keep-alive") {
+                return false;
+            }
+            let mut tokens = text.split(|b| *b == b',').map(<[u8]>::trim_ascii);
+            self.closes |= tokens.any(|token| token.eq_ignore_ascii_case(b"close"));
+        }
+        true
+    }
 }
