@@ -21,7 +21,8 @@ const SERVERS: u8 = 4;
 /// Clients of new connections, one at a time each: so many that none comes back to a port that it had before.
 const OPENERS: u8 = 16;
 const ROUNDS: usize = 7;
-const ROUND: Duration = Duration::from_secs(1);
+/// How long new connections are opened at a time. Conntrack keeps each for two minutes; longer, and its table would be full.
+const ROUND: Duration = Duration::from_millis(250);
 
 /// A node with clients at 10.244.0.1x and servers at 10.244.1.x.
 struct World {
