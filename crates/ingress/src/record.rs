@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Duration;
 
-use http::Method;
+use http::{Method, StatusCode};
 use jiff::Timestamp;
 use tokio::time::Instant;
 
@@ -65,7 +65,9 @@ pub(crate) struct Ledger {
 #[derive(Debug, Clone)]
 pub(crate) struct Asked {
     pub endpoint: Arc<Endpoint>,
-    pub status: Option<u16>,
+    /// What it answered, or what its silence counts as; none where the client is at fault.
+    pub status: Option<StatusCode>,
+    pub answered: bool,
     pub took: Duration,
 }
 
@@ -119,7 +121,7 @@ impl Record {
         let received =
             self.head_length + self.received.as_ref().map_or(0, |bytes| bytes.load(Ordering::Relaxed));
         if let Some(stats) = &self.stats {
-            let answered = self.asked.last().filter(|a| a.status.is_some()).map(|a| a.took);
+            let answered = self.asked.last().filter(|asked| asked.answered).map(|a| a.took);
             stats.add(
                 &self.method,
                 self.status,
@@ -145,7 +147,8 @@ impl Record {
             let all: Vec<String> = self.asked.iter().map(value).collect();
             if all.is_empty() { "-".to_owned() } else { all.join(", ") }
         };
-        let status = |asked: &Asked| asked.status.map_or_else(|| "502".into(), |status| status.to_string());
+        let status =
+            |asked: &Asked| asked.status.map_or_else(|| "-".into(), |status| status.as_str().to_owned());
         let _ = match late {
             Late::Status => write!(out, "{}", self.status),
             Late::BytesSent => write!(out, "{sent}"),

@@ -278,8 +278,9 @@ impl Proxy {
         let Some(backend) = &facts.location.served.default_backend else { return page(code) };
         let mut headers = onward.headers.clone();
         explain(&mut headers, facts, code);
-        let onward =
-            Onward { method: Method::GET, target: onward.target.clone(), host: onward.host.clone(), headers };
+        // Whatever was asked for, and of whom the backend was asked: the page of the error is at the root.
+        let target = facts.parts.uri.query().map_or("/".into(), |query| format!("/?{query}").into());
+        let onward = Onward { method: Method::GET, target, host: facts.asked.raw.clone(), headers };
         let policy = &facts.location.served.policy;
         let client_wait = policy.upstream.read;
         let sending =

@@ -90,8 +90,12 @@ impl Sending<'_> {
             };
             let ended = outcome.as_ref().map_or_else(|_| Instant::now(), |reply| reply.at);
             let took = ended - started;
-            let status = outcome.as_ref().ok().map(|reply| reply.response.status().as_u16());
-            record.asked.push(Asked { endpoint: endpoint.clone(), status, took });
+            let status = match &outcome {
+                Ok(reply) => Some(reply.response.status()),
+                Err(fault) => (!is_clients(fault)).then(|| status_of(fault)),
+            };
+            let answered = outcome.is_ok();
+            record.asked.push(Asked { endpoint: endpoint.clone(), status, answered, took });
             let more = attempt < next.tries && end.is_none_or(|end| Instant::now() < end);
             let fault = match outcome {
                 Ok(reply) => {

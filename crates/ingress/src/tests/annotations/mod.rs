@@ -23,8 +23,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::harness::{
-    Answer, World, annotated, backend, config, echo, ingress, loopback, nobody, path, rule, secret, service,
-    with,
+    Answer, LIMIT, World, annotated, backend, config, echo, ingress, loopback, nobody, path, rule, secret,
+    service, with,
 };
 use super::protocols::canned;
 use crate::annotations::{Support, known};

@@ -3,6 +3,12 @@
 
 use super::*;
 
+/// `$upstream_status` of the next line of the log.
+fn said_of_upstream(world: &World) -> String {
+    let line = world.lines.recv_timeout(LIMIT).unwrap();
+    line.rsplit(' ').nth(1).unwrap_or_default().to_owned()
+}
+
 #[tokio::test]
 async fn proxy_body_size() {
     let mut world = world(&[("proxy-body-size", "10")]).await;
@@ -10,6 +16,7 @@ async fn proxy_body_size() {
     assert_eq!(world.ask("h", "/").body("0123456789X").send().await.status, 413);
     let unknown = b"POST / HTTP/1.1\r\nHost: h\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\nb\r\nhello world\r\n0\r\n\r\n";
     assert!(world.raw(unknown).await.starts_with("HTTP/1.1 413 "));
+    assert_eq!([(); 3].map(|()| said_of_upstream(&world)), ["200", "-", "-"], "the endpoint is not at fault");
     world.set(&[annotated(&[("proxy-body-size", "0")])]);
     assert_eq!(world.ask("h", "/").body("x".repeat(2 << 20)).send().await.status, 200);
 }
@@ -24,6 +31,7 @@ async fn proxy_read_timeout() {
     let start = Instant::now();
     assert_eq!(world.get("/").await.status, 504);
     assert!(start.elapsed() >= Duration::from_secs(1));
+    assert_eq!(said_of_upstream(&world), "504");
 }
 
 /// An address where connections are neither taken nor refused: whoever listens has all that it can hold.
