@@ -1,5 +1,5 @@
 //! The ingress controller beside nginx as a proxy: the same backend (nginx, 1 KiB), the same client (wrk), one worker each,
-//! in one run and in turns.
+//! in turns of a second each; medians count.
 
 use std::convert::Infallible;
 use std::fmt::Write as _;
@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::figures::Figures;
 use crate::memory;
+use crate::rounds::{in_turns, medians};
 
 const PATHS: usize = 10;
 const CHANGES: usize = 10_000;
@@ -307,70 +308,77 @@ pub fn measure(seconds: u64) -> anyhow::Result<Figures> {
     let port = free()?;
     let _backend = backend(dir.path(), port)?;
     let mut figures = Figures::default();
-    let one = both(dir.path(), port, 1, |ours, peer, _| few(&mut figures, ours, peer, seconds))?;
-    let many = both(dir.path(), port, 1000, |ours, _, memory| {
-        figures.add("memory with 1,000 hosts x 10 paths", "MB", memory, Some("<= 30"));
-        wrk(&format!("http://127.0.0.1:{}/p7", ours.http), 777, 64, seconds, false)
-    })?;
-    figures.add(
-        "1,000 hosts x 10 paths, cost against one",
-        "%",
-        100.0 * (1.0 - many.per_second / one),
-        Some("< 3"),
-    );
+    few(&mut figures, dir.path(), port, seconds)?;
+    many(&mut figures, port, seconds)?;
     changes(&mut figures, port)?;
     Ok(figures)
 }
 
-/// Starts both with so many hosts.
-fn both<T>(
-    dir: &Path,
-    backend: u16,
-    hosts: usize,
-    work: impl FnOnce(Ports, Ports, f64) -> anyhow::Result<T>,
-) -> anyhow::Result<T> {
-    let (mine, theirs) = (Ports { http: free()?, https: free()? }, Ports { http: free()?, https: free()? });
-    let (running, _peer) = (ours(mine, backend, hosts, 0)?, peer(dir, theirs, backend, hosts)?);
-    ready(mine.http)?;
-    ready(theirs.http)?;
-    let memory = running.memory()?;
-    work(mine, theirs, memory)
+/// A controller with so many hosts, once it serves.
+fn serving(backend: u16, hosts: usize) -> anyhow::Result<(Running, Ports)> {
+    let ports = Ports { http: free()?, https: free()? };
+    let running = ours(ports, backend, hosts, 0)?;
+    ready(ports.http)?;
+    Ok((running, ports))
 }
 
-/// Everything that is measured with one host; ours at 64 connections.
-fn few(figures: &mut Figures, ours: Ports, peer: Ports, seconds: u64) -> anyhow::Result<f64> {
-    let mut at_64 = f64::NAN;
+/// Both with one host.
+fn few(figures: &mut Figures, dir: &Path, backend: u16, seconds: u64) -> anyhow::Result<()> {
+    let (_ours, mine) = serving(backend, 1)?;
+    let theirs = Ports { http: free()?, https: free()? };
+    let _peer = peer(dir, theirs, backend, 1)?;
+    ready(theirs.http)?;
     for (name, tls) in [("HTTP/1.1", false), ("TLS", true)] {
         let url = |ports: Ports| match tls {
             true => format!("https://127.0.0.1:{}/p7", ports.https),
             false => format!("http://127.0.0.1:{}/p7", ports.http),
         };
+        let (mine, theirs) = (url(mine), url(theirs));
         for connections in [1, 64, 512] {
-            let theirs = wrk(&url(peer), 0, connections, seconds, false)?;
-            let mine = wrk(&url(ours), 0, connections, seconds, false)?;
-            if mine.lost > 0 {
-                bail!("{} requests were lost", mine.lost);
+            let rounds = in_turns(
+                || kept(&mine, 0, connections, seconds),
+                || wrk(&theirs, 0, connections, seconds, false),
+            )?;
+            let of = |value: fn(&Load) -> f64| {
+                medians(&rounds.iter().map(|(mine, theirs)| (value(mine), value(theirs))).collect::<Vec<_>>())
+            };
+            for (what, unit, target, (mine, theirs)) in [
+                ("", "1/s", ">= nginx", of(|load| load.per_second)),
+                (", p99", "ms", "<= nginx", of(|load| load.p99)),
+            ] {
+                figures.add(&format!("{name}, {connections} connections{what}"), unit, mine, Some(target));
+                figures.beside("nginx", theirs);
             }
-            if connections == 64 && !tls {
-                at_64 = mine.per_second;
-            }
-            figures.add(
-                &format!("{name}, {connections} connections"),
-                "1/s",
-                mine.per_second,
-                Some(">= nginx"),
-            );
-            figures.beside("nginx", theirs.per_second);
-            figures.add(&format!("{name}, {connections} connections, p99"), "ms", mine.p99, Some("<= nginx"));
-            figures.beside("nginx", theirs.p99);
         }
-        let theirs = wrk(&url(peer), 0, 16, seconds, true)?;
-        let mine = wrk(&url(ours), 0, 16, seconds, true)?;
+        let opened = |url| wrk(url, 0, 16, seconds, true).map(|load| load.per_second);
+        let (mine, theirs) = medians(&in_turns(|| opened(&mine), || opened(&theirs))?);
         let what = if tls { "TLS handshakes" } else { "new connections" };
-        figures.add(what, "1/s", mine.per_second, None);
-        figures.beside("nginx", theirs.per_second);
+        figures.add(what, "1/s", mine, None);
+        figures.beside("nginx", theirs);
     }
-    Ok(at_64)
+    Ok(())
+}
+
+/// What many hosts cost, beside one.
+fn many(figures: &mut Figures, backend: u16, seconds: u64) -> anyhow::Result<()> {
+    let ((_one, one), (all, many)) = (serving(backend, 1)?, serving(backend, 1000)?);
+    figures.add("memory with 1,000 hosts x 10 paths", "MB", all.memory()?, Some("<= 30"));
+    let load = |ports: Ports, host| {
+        kept(&format!("http://127.0.0.1:{}/p7", ports.http), host, 64, seconds).map(|load| load.per_second)
+    };
+    let (with_many, with_one) = medians(&in_turns(|| load(many, 777), || load(one, 0))?);
+    let cost = 100.0 * (1.0 - with_many / with_one);
+    figures.add("1,000 hosts x 10 paths, cost against one", "%", cost, Some("< 3"));
+    Ok(())
+}
+
+/// Requests on connections that are kept, of which none may be lost.
+fn kept(url: &str, host: usize, connections: usize, seconds: u64) -> anyhow::Result<Load> {
+    let load = wrk(url, host, connections, seconds, false)?;
+    if load.lost > 0 {
+        bail!("{url}: {} requests were lost", load.lost);
+    }
+    Ok(load)
 }
 
 /// Changes of routes while requests are under way.

@@ -16,6 +16,7 @@ mod layout;
 mod memory;
 mod pods;
 mod policy;
+mod rounds;
 mod services;
 mod traffic;
 mod user;
@@ -90,8 +91,8 @@ enum Command {
     },
     /// The ingress controller beside nginx as a proxy, one worker each. Needs nginx and wrk; no cluster.
     Ingress {
-        /// Seconds of each measurement.
-        #[arg(long, default_value_t = 2)]
+        /// Seconds of each round; both take turns, and medians count.
+        #[arg(long, default_value_t = 1)]
         seconds: u64,
     },
     /// The controller that `ingress` measures.

@@ -20,7 +20,8 @@ use crate::beside::{Beside, create};
 use crate::figures::{Figures, percentile};
 use crate::layout;
 use crate::memory;
-use crate::traffic::{self, median};
+use crate::rounds::median;
+use crate::traffic;
 
 const NAMESPACE: &str = "bench-services";
 /// Of few Services, to compare with many.

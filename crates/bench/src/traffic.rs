@@ -14,13 +14,13 @@ use anyhow::{Context, ensure};
 use testkit::netns::Netns;
 
 use crate::figures::{Figures, percentile};
+use crate::rounds::{in_turns, medians};
 use crate::services::{load, vip};
 
 const DIRECT: &str = "direct";
 const SERVERS: u8 = 4;
 /// Clients of new connections, one at a time each: so many that none comes back to a port that it had before.
 const OPENERS: u8 = 16;
-const ROUNDS: usize = 7;
 /// How long new connections are opened at a time. Conntrack keeps each for two minutes; longer, and its table would be full.
 const ROUND: Duration = Duration::from_millis(250);
 
@@ -105,31 +105,6 @@ fn microseconds(text: &str) -> Option<f64> {
     Some(number.parse::<f64>().ok()? * factor)
 }
 
-/// What two ways give that take turns: the medians of both.
-fn in_turns(
-    mut ours: impl FnMut() -> anyhow::Result<f64>,
-    mut direct: impl FnMut() -> anyhow::Result<f64>,
-) -> anyhow::Result<(f64, f64)> {
-    let (mut of_ours, mut of_direct) = (Vec::new(), Vec::new());
-    for round in 0..ROUNDS {
-        // Neither is always the second.
-        if round % 2 == 0 {
-            of_ours.push(ours()?);
-        }
-        of_direct.push(direct()?);
-        if round % 2 == 1 {
-            of_ours.push(ours()?);
-        }
-    }
-    Ok((median(of_ours), median(of_direct)))
-}
-
-/// The middle one of an odd number of figures.
-pub fn median(mut figures: Vec<f64>) -> f64 {
-    figures.sort_by(f64::total_cmp);
-    figures.get(figures.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
 impl World {
     /// New connections a second, each to one of these addresses, by clients from `first` on.
     fn opened(&self, first: usize, to: &[SocketAddr]) -> anyhow::Result<f64> {
@@ -149,7 +124,7 @@ impl World {
     fn keep_alive(&self, to: [SocketAddr; 2], count: u32, figures: &mut Figures) -> anyhow::Result<()> {
         for connections in [1, 16] {
             let latency = |client: usize, to| self.wrk(client, to, connections);
-            let (ours, direct) = in_turns(|| latency(2, to[0]), || latency(3, to[1]))?;
+            let (ours, direct) = medians(&in_turns(|| latency(2, to[0]), || latency(3, to[1]))?);
             let what = format!("keep-alive, {connections} connections, {count} Services");
             figures.add(&what, "us", ours, Some("<= 1.1 of direct"));
             figures.beside(DIRECT, direct);
@@ -194,7 +169,7 @@ pub fn measure(services: u32, figures: &mut Figures) -> anyhow::Result<()> {
                 [("one backend", 4, one, &direct[..1]), ("several backends", 4 + 2 * many, several, &direct)];
             for (what, client, ours, direct) in ways {
                 let ours = || world.opened(client, &[ours]);
-                let (ours, peer) = in_turns(ours, || world.opened(client + many, direct))?;
+                let (ours, peer) = medians(&in_turns(ours, || world.opened(client + many, direct))?);
                 figures.add(&format!("new connections, {what}"), "/s", ours, Some(">= 0.9 of direct"));
                 figures.beside(DIRECT, peer);
             }
