@@ -7,6 +7,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::HeaderMap;
 use parking_lot::Mutex;
+use schema::canonical;
 use serde_json::Value;
 use storage::{KeyValue, Store};
 use tokio_util::sync::CancellationToken;
@@ -232,7 +233,7 @@ impl Call {
     /// # Errors
     /// 500 when the conversion fails.
     pub async fn shown(&self, kv: KeyValue) -> Result<KeyValue, Status> {
-        if self.stored.conversion.is_none() {
+        if self.stored.read.is_none() {
             return Ok(kv);
         }
         let one = self.all_shown(vec![kv]).await?.pop();
@@ -257,7 +258,7 @@ impl Call {
     /// # Errors
     /// 500 when the conversion fails.
     pub async fn encode(&self, object: &Value) -> Result<Bytes, Status> {
-        if self.written.conversion.is_none() || Arc::ptr_eq(&self.stored, &self.written) {
+        if !self.stored.custom || Arc::ptr_eq(&self.stored, &self.written) {
             return Ok(object::encode(&self.written, object));
         }
         let mut sent = object.clone();
@@ -289,10 +290,28 @@ impl Call {
         Ok(object)
     }
 
+    /// Leaves zero values out of an object of the form that rules see, as Go's decoder makes no difference between them
+    /// and absent ones. Objects of custom kinds stay as they were written.
+    pub fn omit(&self, object: &mut Value) {
+        if let Some(ty) = self.stored.builtin() {
+            canonical::omit(ty, object);
+        }
+    }
+
+    /// Brings an object of the form that rules see to that in which it is stored and shown.
+    pub fn complete(&self, object: &mut Value) {
+        if let Some(ty) = self.stored.builtin() {
+            canonical::complete(ty, object);
+        }
+    }
+
     /// From the stored form to the form of this request's version.
     pub fn outward(&self, mut object: Value) -> Value {
         if !Arc::ptr_eq(&self.row, &self.stored) {
             convert::from_stored(&self.row, &mut object);
+            if let Some(ty) = self.row.builtin() {
+                canonical::complete(ty, &mut object);
+            }
         }
         object
     }

@@ -140,7 +140,7 @@ fn group(version: &GroupVersion) -> Value {
     let kinds: Vec<(&str, Value)> = version
         .resources
         .iter()
-        .map(|row| (row.kind.as_str(), row.schema.clone().unwrap_or_default()))
+        .map(|row| (row.kind.as_str(), row.schema.as_deref().cloned().unwrap_or_default()))
         .collect();
     openapi::v3_custom(&version.group, &version.version, &resources, &kinds, GIT_VERSION)
 }

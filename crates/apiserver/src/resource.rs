@@ -86,13 +86,17 @@ pub struct Resource {
     /// Where a custom kind keeps its replicas.
     pub scale_paths: Option<ScalePaths>,
     /// OpenAPI schema of a CustomResourceDefinition.
-    pub schema: Option<serde_json::Value>,
+    pub schema: Option<Arc<serde_json::Value>>,
+    /// How stored objects of a custom kind are read.
+    pub read: Option<Arc<crate::crd::read::Versions>>,
     /// What whoever uses it is warned of, for a deprecated version of a CustomResourceDefinition.
     pub warning: Option<String>,
     /// Whether the schema has rules in CEL.
     pub has_rules: bool,
     /// Fields of a CustomResourceDefinition's objects, from its schema.
     pub types: Option<Arc<schema::Table>>,
+    /// Type of the built-in table that has this row's name.
+    pub(crate) named: Option<schema::Type<'static>>,
 }
 
 /// A printer column of a CustomResourceDefinition.
@@ -163,9 +167,11 @@ impl Resource {
             conversion: None,
             scale_paths: None,
             schema: None,
+            read: None,
             warning: None,
             has_rules: false,
             types: None,
+            named: schema::Table::builtin().kind(group, version, kind),
         }
     }
 
@@ -274,6 +280,11 @@ impl Resource {
     pub fn fields(mut self, fields: &'static [SelectableField]) -> Self {
         self.fields = fields;
         self
+    }
+
+    /// The type of a built-in kind.
+    pub fn builtin(&self) -> Option<schema::Type<'static>> {
+        self.named.filter(|_| !self.custom)
     }
 
     /// Version-independent name.

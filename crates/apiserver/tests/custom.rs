@@ -7,6 +7,7 @@ mod common;
 use std::time::Duration;
 
 use http::Method;
+use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 
 const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
@@ -29,22 +30,11 @@ fn definition() -> Value {
             "names": {"plural": "things", "singular": "thing", "kind": "Thing", "listKind": "ThingList", "shortNames": ["th"]}}})
 }
 
-/// Waits until a request gives a code.
-async fn until(f: &common::Fixture, uri: &str, code: u16) {
-    for _ in 0..200 {
-        if f.get(uri).await.code == code {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    panic!("{uri} never gave {code}");
-}
-
 async fn defined() -> common::Fixture {
     let f = common::start().await;
     let made = f.post(DEFINITIONS, &definition()).await;
     assert_eq!(made.code, 201, "{:?}", made.status());
-    until(&f, THINGS, 200).await;
+    common::until(&f, THINGS, 200).await;
     f
 }
 
@@ -127,7 +117,7 @@ async fn discovery_and_openapi_follow_the_definition() {
     // The definition's own table of kinds changes with it.
     stored["spec"]["versions"][1]["served"] = false.into();
     assert_eq!(f.put(&format!("{DEFINITIONS}/things.x.example"), &stored).await.code, 200);
-    until(&f, "/apis/x.example/v1beta1", 404).await;
+    common::until(&f, "/apis/x.example/v1beta1", 404).await;
 }
 
 #[tokio::test]
@@ -142,10 +132,75 @@ async fn objects_go_before_their_definition() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert_eq!(f.delete(&uri, None).await.code, 200);
-    until(&f, &uri, 404).await;
-    until(&f, THINGS, 404).await;
+    common::until(&f, &uri, 404).await;
+    common::until(&f, THINGS, 404).await;
     // Defined anew, nothing of before is left.
     assert_eq!(f.post(DEFINITIONS, &definition()).await.code, 201);
-    until(&f, THINGS, 200).await;
+    common::until(&f, THINGS, 200).await;
     assert_eq!(f.get(THINGS).await.json()["items"], json!([]));
+}
+
+/// One event of a watch from the beginning.
+async fn first_event(f: &common::Fixture, uri: &str) -> Value {
+    let mut body = f.open(Method::GET, uri, &[], "").await.into_body();
+    let frame = tokio::time::timeout(Duration::from_secs(30), body.frame()).await.unwrap().unwrap();
+    let bytes = frame.unwrap().into_data().unwrap();
+    serde_json::from_slice(bytes.split(|b| *b == b'\n').next().unwrap()).unwrap()
+}
+
+#[tokio::test]
+async fn stored_objects_are_read_as_the_definition_is_now() {
+    let f = defined().await;
+    let made = f.post(THINGS, &thing("old", json!({"size": 3, "color": "blue"}))).await.json();
+    let revision = made["metadata"]["resourceVersion"].as_str().unwrap();
+    // Both versions lose a field and gain one with a default; a default of one version is no default of the other.
+    let fields = |shape: &str| {
+        json!({"type": "object", "properties": {"spec": {"type": "object", "properties": {"size": {"type": "integer"},
+            "shape": {"type": "string", "default": shape}}}, "status": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}}})
+    };
+    let mut new = f.get(&format!("{DEFINITIONS}/things.x.example")).await.json();
+    for version in new["spec"]["versions"].as_array_mut().unwrap() {
+        let shape = if version["storage"] == true { "round" } else { "square" };
+        version["schema"]["openAPIV3Schema"] = fields(shape);
+    }
+    let put = f.put(&format!("{DEFINITIONS}/things.x.example"), &new).await;
+    assert_eq!(put.code, 200, "{:?}", put.status());
+    let expected = json!({"size": 3, "shape": "round"});
+    let uri = format!("{THINGS}/old");
+    let mut read = Value::Null;
+    for _ in 0..500 {
+        read = f.get(&uri).await.json();
+        if read["spec"] == expected {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(
+        (&read["spec"], &read["metadata"]["resourceVersion"]),
+        (&expected, &json!(revision)),
+        "nobody wrote it"
+    );
+    assert_eq!(f.get(THINGS).await.json()["items"][0]["spec"], expected);
+    let other = f.get("/apis/x.example/v1beta1/namespaces/default/things/old").await.json();
+    assert_eq!(
+        (&other["spec"], &other["apiVersion"]),
+        (&expected, &json!("x.example/v1beta1")),
+        "defaults of the stored version"
+    );
+    for version in ["v1", "v1beta1"] {
+        let all = format!("/apis/x.example/{version}/namespaces/default/things?watch=true");
+        let initial = first_event(&f, &format!("{all}&resourceVersion=0")).await;
+        assert_eq!((&initial["type"], &initial["object"]["spec"]), (&json!("ADDED"), &expected), "{version}");
+        let before = revision.parse::<u64>().unwrap() - 1;
+        let replayed = first_event(&f, &format!("{all}&resourceVersion={before}")).await;
+        assert_eq!(replayed["object"]["spec"], expected, "{version}");
+        assert_eq!(replayed["object"]["apiVersion"], format!("x.example/{version}"));
+    }
+    // A write that changes nothing brings the store to what is read.
+    let same = f.patch(&uri, "application/merge-patch+json", &json!({"spec": {"size": 3}})).await.json();
+    assert_eq!(same["spec"], expected);
+    assert_ne!(same["metadata"]["resourceVersion"], revision);
+    assert_eq!(same["metadata"]["generation"], 1);
+    let again = f.patch(&uri, "application/merge-patch+json", &json!({"spec": {"size": 3}})).await.json();
+    assert_eq!(again["metadata"]["resourceVersion"], same["metadata"]["resourceVersion"], "once");
 }

@@ -87,6 +87,13 @@ fn files(k: &Kubectl, ns: &str) {
         twice.contains("(AlreadyExists)") && twice.contains("configmaps \"c\" already exists"),
         "{twice}"
     );
+    let zeros = "apiVersion: v1\nkind: Pod\nmetadata: {name: z, labels: {}}\nspec: {hostNetwork: false, nodeSelector: {}, \
+        containers: [{name: c, image: i, command: [], env: [{name: E, value: ''}]}]}\n";
+    for apply in [&["apply", "-f", "-"][..], &["apply", "--server-side", "-f", "-"]] {
+        feed(apply, zeros);
+        let how = [&["diff"][..], &apply[1..]].concat();
+        assert_eq!(feed(&how, zeros), "", "no difference after {apply:?}");
+    }
     let typo = manifest("t", "1").replace("data:", "dat:");
     let refused = k.fail(&[&n[..], &["create", "-f", "-"]].concat(), &typo);
     assert!(refused.contains("unknown field \"dat\""), "{refused}");

@@ -1,5 +1,5 @@
 //! The apiextensions group, which kubectl does not link: its Go fields are put together from the protobuf messages and
-//! the JSON names of OpenAPI. Which scalars are pointers is the one fact neither tells; it stands here.
+//! the JSON names of OpenAPI. Which fields are pointers is the one fact neither tells; it stands here.
 
 use crate::gotypes::{GoField, GoTypes};
 use crate::openapi::Definition;
@@ -10,8 +10,25 @@ use std::collections::BTreeMap;
 const PACKAGE: &str = "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1";
 const META: &str = "k8s.io/apimachinery/pkg/apis/meta/v1";
 
-/// Scalars whose zero value differs from their absence.
-const POINTERS: [&str; 19] = [
+/// Fields whose zero value differs from their absence.
+const POINTERS: [&str; 37] = [
+    "$ref",
+    "additionalItems",
+    "additionalProperties",
+    "clientConfig",
+    "conversion",
+    "default",
+    "example",
+    "externalDocs",
+    "items",
+    "not",
+    "openAPIV3Schema",
+    "request",
+    "response",
+    "scale",
+    "schema",
+    "service",
+    "subresources",
     "maximum",
     "maxLength",
     "maxItems",
@@ -31,6 +48,7 @@ const POINTERS: [&str; 19] = [
     "deprecationWarning",
     "reason",
     "optionalOldSelf",
+    "webhook",
 ];
 
 /// Adds the group's structs to the Go types.
@@ -76,7 +94,8 @@ fn field(wire: &PbField, owner: &str, definition: Option<&Definition>) -> Result
         definition.map_or(markers(&wire.doc, "optional").is_empty(), |d| d.required.contains(&json));
     let ty = go_type(wire)?;
     let status = owner == "CustomResourceSubresources" && json == "status";
-    let pointer = if POINTERS.contains(&json.as_str()) || status { "*" } else { "" };
+    let named = POINTERS.contains(&json.as_str()) && !ty.starts_with("[]");
+    let pointer = if named || status { "*" } else { "" };
     Ok(GoField {
         go_name: json.clone(),
         ty: format!("{pointer}{ty}"),

@@ -6,6 +6,7 @@
 //! CustomResourceDefinition serves as well.
 
 pub mod apply;
+pub mod canonical;
 mod custom;
 mod descriptions;
 pub mod json;

@@ -160,6 +160,20 @@ impl Field {
     pub fn description(&self) -> Option<String> {
         descriptions::get(self.doc)
     }
+
+    /// Does Go write it whatever its value? `omitempty` has no say over a struct.
+    pub fn always_written(&self) -> bool {
+        let is_struct = matches!(
+            self.kind,
+            Kind::Message(_)
+                | Kind::Quantity
+                | Kind::IntOrString
+                | Kind::Time
+                | Kind::MicroTime
+                | Kind::RawExtension
+        );
+        !self.omitempty || (is_struct && !self.pointer)
+    }
 }
 
 /// The facts about one type.
@@ -174,6 +188,8 @@ pub(crate) struct TypeData {
     pub fields: Vec<Field>,
     /// Inlined types that are messages of their own on the wire: number, type.
     pub inline: Vec<(u32, u32)>,
+    /// Positions of the fields that are always written.
+    pub always: Vec<usize>,
     pub doc: u32,
 }
 
@@ -194,7 +210,11 @@ impl Table {
         &BUILTIN
     }
 
-    pub(crate) fn new(types: Vec<TypeData>) -> Table {
+    pub(crate) fn new(mut types: Vec<TypeData>) -> Table {
+        for data in &mut types {
+            let always = data.fields.iter().enumerate().filter(|(_, field)| field.always_written());
+            data.always = always.map(|(at, _)| at).collect();
+        }
         let numbered = (0u32..).zip(&types);
         let names = numbered.map(|(id, data)| (data.name.clone(), id)).collect();
         Table { types, names, custom: false }
@@ -304,6 +324,12 @@ impl<'t> Type<'t> {
     /// A field by its JSON name.
     pub fn field(&self, name: &str) -> Option<&'t Field> {
         self.data().fields.iter().find(|field| field.name == name)
+    }
+
+    /// The fields that Go always writes.
+    pub fn always_written(&self) -> impl Iterator<Item = &'t Field> {
+        let data = self.data();
+        data.always.iter().filter_map(|at| data.fields.get(*at))
     }
 
     /// The type that a kind of one of its fields refers to.

@@ -2,7 +2,7 @@
 //! kubectl 1.31, which does not speak protobuf, sent for the same command. The decoded one must be the other one.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use schema::{json, protobuf};
+use schema::{Table, canonical, json, protobuf};
 use serde_json::Value;
 use std::path::Path;
 
@@ -48,6 +48,20 @@ fn strip_nulls(mut value: Value) -> Value {
         _ => {}
     }
     value
+}
+
+/// The JSON bodies were written by Go: they are the complete form of whatever is left of them.
+#[test]
+fn completing_an_object_gives_what_go_writes() {
+    for (name, bytes, object) in bodies() {
+        let text = |key: &str| object[key].as_str().unwrap();
+        let (group, version) = text("apiVersion").split_once('/').unwrap_or(("", text("apiVersion")));
+        let ty = Table::builtin().kind(group, version, text("kind")).unwrap();
+        for mut bare in [strip_nulls(object.clone()), protobuf::decode(&bytes).unwrap()] {
+            canonical::complete(ty, &mut bare);
+            assert_eq!(bare, object, "{name}");
+        }
+    }
 }
 
 #[test]

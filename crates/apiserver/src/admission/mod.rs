@@ -68,6 +68,7 @@ pub async fn mutate(call: &Call, new: &mut Value, old: Option<&Value>) -> Result
     let hooked = webhook::mutate(call, operation, new, old).await?;
     if filled || hooked {
         object::strip_nulls(new);
+        call.omit(new);
         call.strategy.default(new);
     }
     Ok(())

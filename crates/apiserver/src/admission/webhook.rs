@@ -127,6 +127,7 @@ pub async fn mutate(
     if all.is_empty() {
         return Ok(false);
     }
+    call.complete(new);
     let before = new.clone();
     let mut last_change = 0;
     for (i, hook) in all.iter().enumerate() {

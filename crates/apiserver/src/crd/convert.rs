@@ -7,10 +7,10 @@
 
 use std::time::Duration;
 
-use schema::validate::{self, Mode};
 use serde_json::{Map, Value, json};
 use storage::KeyValue;
 
+use super::read;
 use crate::field::FieldErrors;
 use crate::kinds::value::{list, text};
 use crate::meta as rules;
@@ -49,7 +49,7 @@ impl Webhook {
     }
 }
 
-/// Stored objects in the form of `row`, by one request for all that are not.
+/// Stored objects as they are read today, in the form of `row`; one request for all that are converted.
 ///
 /// # Errors
 /// 500 when the webhook fails.
@@ -58,16 +58,17 @@ pub async fn shown(
     row: &Resource,
     mut items: Vec<KeyValue>,
 ) -> Result<Vec<KeyValue>, Status> {
-    if row.conversion.is_none() {
-        return Ok(items);
-    }
-    let head = object::head(row);
-    let mut foreign: Vec<&mut KeyValue> =
-        items.iter_mut().filter(|kv| !kv.value.starts_with(head.as_bytes())).collect();
-    let mut values = Vec::with_capacity(foreign.len());
-    for kv in &foreign {
-        let value = serde_json::from_slice(&kv.value);
-        values.push(value.map_err(|e| Status::internal(format!("decode {}: {e}", kv.key)))?);
+    let Some(versions) = &row.read else { return Ok(items) };
+    let (mut foreign, mut values) = (Vec::new(), Vec::new());
+    for kv in &mut items {
+        let read = versions.read(&kv.value);
+        let (value, changed) = read.map_err(|e| Status::internal(format!("decode {}: {e}", kv.key)))?;
+        if !read::is_of(row, &kv.value) {
+            foreign.push(kv);
+            values.push(value);
+        } else if changed {
+            kv.value = object::encode(row, &value);
+        }
     }
     let converted = convert(objects, row, values).await?;
     for (kv, value) in foreign.iter_mut().zip(converted) {
@@ -87,7 +88,10 @@ pub async fn convert(
 ) -> Result<Vec<Value>, Status> {
     let target = row.api_version();
     let Some(webhook) = &row.conversion else {
-        values.iter_mut().for_each(|v| object::set_top(v, "apiVersion", target.as_str().into()));
+        for value in values.iter_mut().filter(|v| text(v, "apiVersion") != target) {
+            object::set_top(value, "apiVersion", target.as_str().into());
+            prune(row, value);
+        }
         return Ok(values);
     };
     let mut foreign: Vec<&mut Value> =
@@ -109,9 +113,10 @@ pub async fn convert(
         return Err(failure(format!("{who} returned {got} objects, expected {wanted}")));
     }
     for (i, (place, new)) in foreign.iter_mut().zip(converted).enumerate() {
-        let new = checked(place, new, &target)
+        let mut new = checked(place, new, &target)
             .map_err(|why| failure(format!("{who} returned invalid converted object at index {i}: {why}")))?;
-        **place = pruned(row, new);
+        prune(row, &mut new);
+        **place = new;
     }
     Ok(values)
 }
@@ -211,11 +216,10 @@ fn check_texts(field: &str, texts: &Map<String, Value>, old: &Value) -> Result<(
 }
 
 /// Without what the schema of the target does not know.
-fn pruned(row: &Resource, mut object: Value) -> Value {
-    if let Some(ty) = row.types.as_ref().and_then(|types| types.root()) {
-        validate::fields(ty, &mut object, &[], Mode::Ignore);
+fn prune(row: &Resource, object: &mut Value) {
+    if let Some(types) = &row.types {
+        read::prune(types, object);
     }
-    object
 }
 
 #[cfg(test)]

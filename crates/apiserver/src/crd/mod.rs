@@ -2,6 +2,7 @@
 
 pub mod convert;
 pub mod follow;
+pub mod read;
 pub mod rules;
 pub mod schema;
 pub mod validations;
@@ -29,11 +30,11 @@ pub fn rows(definition: &Value) -> Vec<Resource> {
     let spec = &definition["spec"];
     let versions = spec["versions"].as_array().map_or(&[][..], Vec::as_slice);
     let conversion = convert::Webhook::of(&spec["conversion"]).map(Arc::new);
-    let mut rows: Vec<Resource> = versions
-        .iter()
-        .filter(|v| v["served"] == true || v["storage"] == true)
-        .map(|v| Resource { conversion: conversion.clone(), ..row(spec, v) })
-        .collect();
+    let mut rows: Vec<Resource> =
+        versions.iter().map(|v| Resource { conversion: conversion.clone(), ..row(spec, v) }).collect();
+    let all = Arc::new(read::Versions::of(&rows));
+    rows.retain(|row| row.stores || !row.verbs.is_empty());
+    rows.iter_mut().for_each(|row| row.read = Some(all.clone()));
     rows.sort_by_key(|row| std::cmp::Reverse(stability(&row.version)));
     rows
 }
@@ -72,7 +73,7 @@ fn row(spec: &Value, version: &Value) -> Resource {
     let schema = version["schema"]["openAPIV3Schema"].clone();
     row.types = Some(Arc::new(::schema::Table::from_schema(name, &row.kind, &schema)));
     row.has_rules = validations::has_rules(&schema);
-    row.schema = Some(schema);
+    row.schema = Some(Arc::new(schema));
     row
 }
 

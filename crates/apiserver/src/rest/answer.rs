@@ -75,8 +75,18 @@ pub fn stored(call: &Call, code: u16, kv: &KeyValue) -> Result<Answer, Status> {
 }
 
 /// Answers with an object in the form of the request's version.
-pub fn object(call: &Call, code: u16, value: Value) -> Result<Answer, Status> {
+pub fn object(call: &Call, code: u16, mut value: Value) -> Result<Answer, Status> {
+    complete(&mut value);
     object_as(call, negotiate(call)?, code, value)
+}
+
+/// What was computed, as upstream's types would be written. Custom kinds are not among them.
+fn complete(value: &mut Value) {
+    let text = |key: &str| value[key].as_str().unwrap_or_default();
+    let (group, version) = text("apiVersion").split_once('/').unwrap_or(("", text("apiVersion")));
+    if let Some(ty) = schema::Table::builtin().kind(group, version, text("kind")) {
+        schema::canonical::complete(ty, value);
+    }
 }
 
 fn object_as(call: &Call, accept: Accept, code: u16, value: Value) -> Result<Answer, Status> {

@@ -1,5 +1,5 @@
-//! Events of kinds that a webhook converts, in the version of a watcher. What the webhook made of an event stays on the
-//! event, for all watchers of that version.
+//! Events of custom kinds as a watcher reads them: pruned, with defaults, in its version. What was made of an event stays
+//! on the event, for all watchers of that version.
 
 use std::sync::Arc;
 
@@ -8,21 +8,30 @@ use storage::{Event, KeyValue};
 
 use super::watch;
 use crate::core::Call;
-use crate::object;
+use crate::resource::Resource;
 use crate::status::Status;
 
 /// How many events one question to a webhook may be about.
 pub const BATCH: usize = 256;
 
-/// What is on an event: per version, and whether the state before was needed.
+/// What is on an event: per row how it is read.
 #[derive(Default)]
-pub struct Converted(Mutex<Vec<(String, bool, Arc<Event>)>>);
+pub struct Converted(Mutex<Vec<Seen>>);
+
+struct Seen {
+    row: Arc<Resource>,
+    /// Whether the state before was needed.
+    both: bool,
+    /// Nothing where the event is read as it is: one that holds itself would never go.
+    event: Option<Arc<Event>>,
+}
 
 impl Converted {
     /// One that has all that is needed.
-    fn get(&self, head: &str, both: bool) -> Option<Arc<Event>> {
+    fn get(&self, event: &Arc<Event>, row: &Arc<Resource>, both: bool) -> Option<Arc<Event>> {
         let known = self.0.lock();
-        known.iter().find(|(h, b, _)| h == head && (*b || !both)).map(|(_, _, event)| event.clone())
+        let found = known.iter().find(|seen| Arc::ptr_eq(&seen.row, row) && (seen.both || !both))?;
+        Some(found.event.as_ref().unwrap_or(event).clone())
     }
 }
 
@@ -32,11 +41,13 @@ impl Converted {
 /// # Errors
 /// 500 when the webhook fails.
 pub async fn events(call: &Call, events: Vec<Arc<Event>>, both: bool) -> Result<Vec<Arc<Event>>, Status> {
-    let Some(webhook) = &call.row.conversion else { return Ok(events) };
-    let head = object::head(&call.row);
     // Of all watchers that were woken by the same events the first one asks, the others find its answers.
-    let _turn = webhook.turn.lock().await;
-    let mut out: Vec<Option<Arc<Event>>> = events.iter().map(|event| known(event, &head, both)).collect();
+    let _turn = match &call.row.conversion {
+        Some(webhook) => Some(webhook.turn.lock().await),
+        None => None,
+    };
+    let known = |event: &Arc<Event>| watch::memo(event)?.converted.get(event, &call.row, both);
+    let mut out: Vec<Option<Arc<Event>>> = events.iter().map(known).collect();
     let missing: Vec<&Arc<Event>> =
         events.iter().zip(&out).filter(|(_, o)| o.is_none()).map(|(e, _)| e).collect();
     let sent = missing.iter().flat_map(|event| needed(event, both)).cloned().collect();
@@ -49,11 +60,13 @@ pub async fn events(call: &Call, events: Vec<Arc<Event>>, both: bool) -> Result<
         if bare.previous.is_some() && (both || bare.current.is_none()) {
             bare.previous = converted.next();
         }
-        let bare = Arc::new(bare);
+        let same = bare.current == event.current && bare.previous == event.previous;
+        let seen = if same { event.clone() } else { Arc::new(bare) };
         if let Some(memo) = watch::memo(event) {
-            memo.converted.0.lock().push((head.clone(), both, bare.clone()));
+            let event = if same { None } else { Some(seen.clone()) };
+            memo.converted.0.lock().push(Seen { row: call.row.clone(), both, event });
         }
-        bare
+        seen
     });
     for slot in out.iter_mut().filter(|slot| slot.is_none()) {
         *slot = new.next();
@@ -65,12 +78,4 @@ pub async fn events(call: &Call, events: Vec<Arc<Event>>, both: bool) -> Result<
 fn needed(event: &Event, both: bool) -> impl Iterator<Item = &KeyValue> {
     let previous = event.previous.as_ref().filter(|_| both || event.current.is_none());
     event.current.iter().chain(previous)
-}
-
-/// The event in the wanted version, if nobody has to be asked for it.
-fn known(event: &Arc<Event>, head: &str, both: bool) -> Option<Arc<Event>> {
-    if needed(event, both).all(|kv| kv.value.starts_with(head.as_bytes())) {
-        return Some(event.clone());
-    }
-    watch::memo(event)?.converted.get(head, both)
 }

@@ -51,6 +51,7 @@ pub enum Stored {
 /// As [`create`].
 pub async fn store_new(call: &Call, body: Value) -> Result<Stored, Status> {
     let mut object = call.inward(body);
+    call.omit(&mut object);
     if !meta(&object, "resourceVersion").is_empty() {
         return Err(Status::new(500, "", "resourceVersion should not be set on objects to be created"));
     }
@@ -58,13 +59,15 @@ pub async fn store_new(call: &Call, body: Value) -> Result<Stored, Status> {
     let generated = meta(&object, "name").is_empty() && !meta(&object, "generateName").is_empty();
     begin(call, &mut object, generated);
     call.strategy.default(&mut object);
+    // Whoever writes owns what it sent and what defaults made of that, not what admission adds.
+    owners::note(call, None, &mut object);
     call.strategy.admit(&call.cx, &mut object, None).await?;
     admission::mutate(call, &mut object, None).await?;
     call.strategy.prepare_create(&call.cx, &mut object);
+    call.complete(&mut object);
     validate(call, &object)?;
     let write = Write { operation: Operation::Create, new: Some(&object), old: None };
     admission::check(call, write).await?;
-    owners::note(call, None, &mut object);
     let hold =
         quota::reserve(call, Write { operation: Operation::Create, new: Some(&object), old: None }).await?;
     let reservation = call.strategy.allocate(&call.cx, &mut object, None).await?;

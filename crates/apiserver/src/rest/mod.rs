@@ -112,7 +112,8 @@ pub fn type_of<'a>(row: &'a Resource, expected: &Expected<'_>) -> Option<Type<'a
     if row.custom && expected.kind == row.kind && expected.group == row.group {
         return row.types.as_ref().and_then(|types| types.root());
     }
-    Table::builtin().kind(expected.group, expected.version, expected.kind)
+    let own = expected.kind == row.kind && expected.group == row.group && expected.version == row.version;
+    if own { row.builtin() } else { Table::builtin().kind(expected.group, expected.version, expected.kind) }
 }
 
 /// Parses a body that must be an object of the expected kind: format, kind, types, unknown fields. Warnings go to

@@ -33,13 +33,38 @@ pub fn resets(call: &Call) -> &'static [&'static str] {
     }
 }
 
-/// Notes the owners of what a write changed; `new` is about to be stored.
+/// A write that changes nothing but the times of its owners changes nothing.
+pub fn keep_times(new: &mut Value, old: &Value) {
+    let known = &old["metadata"]["managedFields"];
+    let untimed = |entry: &Value| {
+        let mut entry = entry.clone();
+        object::set_top(&mut entry, "time", Value::Null);
+        entry
+    };
+    let Some(place) = new.pointer_mut("/metadata/managedFields") else { return };
+    let (Some(ours), Some(theirs)) = (place.as_array(), known.as_array()) else { return };
+    if place == known
+        || ours.len() != theirs.len()
+        || !ours.iter().zip(theirs).all(|(a, b)| untimed(a) == untimed(b))
+    {
+        return;
+    }
+    let noted = std::mem::replace(place, known.clone());
+    if new != old
+        && let Some(place) = new.pointer_mut("/metadata/managedFields")
+    {
+        *place = noted;
+    }
+}
+
+/// Notes the owners of what a write changed, defaults included; admission and the server's own rules come after.
 pub fn note(call: &Call, old: Option<&Value>, new: &mut Value) {
     let accounted = |v: &Value| !v["metadata"]["managedFields"].is_null();
     let wanted = !call.query.get("fieldManager").is_empty() || accounted(new) || old.is_some_and(accounted);
     if call.applies || !wanted {
         return;
     }
+    call.complete(new);
     let row = &call.stored;
     let Some(ty) = super::type_of(row, &Expected::from(row.as_ref())) else { return };
     let (name, api_version, time) = (manager_name(call), row.api_version(), object::now());

@@ -106,21 +106,29 @@ async fn attempt(
     change: Change<'_>,
     written: KeyValue,
 ) -> Result<Option<Stored>, Status> {
-    let is_current = call.is_current(&written);
+    let mut is_current = call.is_current(&written);
+    let before = written.value.clone();
     let kv = call.shown(written).await?;
-    let old = call.parse(&kv)?;
+    // What is read otherwise than it was written is written anew.
+    is_current &= kv.value == before || !std::sync::Arc::ptr_eq(&call.stored, &call.written);
+    let mut old = call.parse(&kv)?;
+    call.complete(&mut old);
     let new = change(&call.outward(old.clone()))?;
     check_preconditions(call, name, &new, &old)?;
     let mut new = call.inward(new);
+    call.omit(&mut new);
     carry_over(call, part, &mut new, &old);
+    call.strategy.default(&mut new);
+    owners::note(call, Some(&old), &mut new);
     prepare(call, part, &mut new, &old);
     call.strategy.admit(&call.cx, &mut new, Some(&old)).await?;
     admission::mutate(call, &mut new, Some(&old)).await?;
+    call.complete(&mut new);
     validate(call, part, &new, &old)?;
     let write = Write { operation: Operation::Update, new: Some(&new), old: Some(&old) };
     admission::check(call, write).await?;
     count_generation(call, &mut new, &old);
-    owners::note(call, Some(&old), &mut new);
+    owners::keep_times(&mut new, &old);
     let hold = quota::reserve(call, Write { operation: Operation::Update, new: Some(&new), old: Some(&old) })
         .await?;
     let reservation = call.strategy.allocate(&call.cx, &mut new, Some(&old)).await?;
@@ -218,7 +226,6 @@ fn carry_over(call: &Call, part: Part, new: &mut Value, old: &Value) {
 }
 
 fn prepare(call: &Call, part: Part, new: &mut Value, old: &Value) {
-    call.strategy.default(new);
     match part {
         Part::Main => call.strategy.prepare_update(&call.cx, new, old),
         Part::Status => call.strategy.prepare_status_update(&call.cx, new, old),

@@ -53,7 +53,7 @@ pub(super) struct Memo {
     frames: [OnceLock<Bytes>; 3],
     current: OnceLock<Value>,
     previous: OnceLock<Value>,
-    /// The same event in other versions, of kinds that a webhook converts.
+    /// The same event in other versions, and as it is read, of custom kinds.
     pub(super) converted: Converted,
 }
 
@@ -226,7 +226,7 @@ impl Run {
         }
     }
 
-    /// The same where a webhook converts: it is asked once about all that are ready.
+    /// The same of a custom kind; a webhook that converts is asked once about all that are ready.
     async fn drain_converted(&mut self, mut item: Option<storage::Result<Arc<Event>>>, out: &mut Chunk) {
         let (mut events, mut error) = (Vec::new(), None);
         loop {
@@ -292,16 +292,16 @@ impl Writer {
             bookmarks: call.query.flag("allowWatchBookmarks"),
             columns_due: true,
             plain: shape == Shape::Object && Arc::ptr_eq(&call.row, &call.stored),
-            shares: Arc::ptr_eq(&call.row, &call.written) || call.row.conversion.is_some(),
+            shares: Arc::ptr_eq(&call.row, &call.written) || call.row.read.is_some(),
             call,
             filter,
             shape,
         }
     }
 
-    /// Whether a webhook converts what this watcher sees.
+    /// Whether this watcher sees events otherwise than they were written.
     fn converts(&self) -> bool {
-        self.call.row.conversion.is_some()
+        self.call.row.read.is_some()
     }
 
     /// ADDED for all there is; the revision to go on from.

@@ -212,6 +212,17 @@ impl Fixture {
     }
 }
 
+/// Waits until a request gives a code.
+pub async fn until(f: &Fixture, uri: &str, code: u16) {
+    for _ in 0..200 {
+        if f.get(uri).await.code == code {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    panic!("{uri} never gave {code}");
+}
+
 impl Drop for Fixture {
     fn drop(&mut self) {
         self.stop.cancel();

@@ -12,6 +12,7 @@ mod entries;
 mod set;
 mod walk;
 
+use crate::canonical;
 use crate::table::Type;
 use entries::Entry;
 use serde_json::Value;
@@ -133,7 +134,7 @@ pub fn apply(
     let before = without_managed_fields(live.cloned().unwrap_or_else(|| empty_like(config)));
     let mut owners = live.and_then(entries::read).unwrap_or_default();
     if owners.is_empty() && live.is_some() {
-        let all = walk::compare(shape, Some(&empty_like(&before)), Some(&before)).set();
+        let all = walk::compare(shape, Some(&zero_like(ty, &before)), Some(&before)).set();
         let first = Manager { name: BEFORE_FIRST, ..*manager };
         owners.push(first.entry("Update", Manager { resets: &[], ..*manager }.owned(all)));
     }
@@ -198,7 +199,7 @@ pub fn update_managed_fields(ty: Type<'_>, live: Option<&Value>, new: &mut Value
     let sent = entries::read(new).filter(|entries| !entries.is_empty());
     let mut owners = sent.or_else(|| live.and_then(entries::read)).unwrap_or_default();
     let after = without_managed_fields(new.take());
-    let before = without_managed_fields(live.cloned().unwrap_or_else(|| empty_like(&after)));
+    let before = without_managed_fields(live.cloned().unwrap_or_else(|| zero_like(ty, &after)));
     let difference = walk::compare(shape, Some(&before), Some(&after));
     let changed = difference.set();
     for owner in &mut owners {
@@ -230,6 +231,15 @@ pub fn extract(ty: Type<'_>, object: &Value, manager: &str, subresource: &str) -
         set = set.union(&identity);
     }
     walk::extract(Shape::Struct(ty), object, &set)
+}
+
+/// An object of the same kind with what every object of it has: nobody adds that.
+fn zero_like(ty: Type<'_>, object: &Value) -> Value {
+    let mut out = empty_like(object);
+    if !ty.is_custom() {
+        canonical::complete(ty, &mut out);
+    }
+    out
 }
 
 /// An object of the same kind with nothing in it.

@@ -55,13 +55,13 @@ fn an_update_owns_what_it_adds_or_changes() {
     update_managed_fields(ty(), None, &mut object, &by("kubectl-create"));
     assert_eq!(
         owner(&object, "kubectl-create").unwrap(),
-        &json!({"f:metadata":{"f:labels":{".":{},"f:x":{}}},"f:spec":{".":{},"f:replicas":{},"f:selector":{}}})
+        &json!({"f:metadata":{"f:labels":{".":{},"f:x":{}}},"f:spec":{"f:replicas":{},"f:selector":{}}})
     );
     let mut changed = object.clone();
     changed["spec"]["replicas"] = json!(5);
     update_managed_fields(ty(), Some(&object), &mut changed, &by("hpa"));
     assert_eq!(owner(&changed, "hpa").unwrap(), &json!({"f:spec":{"f:replicas":{}}}));
-    assert_eq!(owner(&changed, "kubectl-create").unwrap()["f:spec"], json!({".":{},"f:selector":{}}));
+    assert_eq!(owner(&changed, "kubectl-create").unwrap()["f:spec"], json!({"f:selector":{}}));
     // A removed field has no owner.
     let mut removed = changed.clone();
     removed["spec"].as_object_mut().unwrap().remove("replicas");
@@ -140,7 +140,7 @@ fn the_first_apply_finds_an_object_without_account() {
     let applied = apply(ty(), Some(&live), &deployment(json!({"replicas":1})), &by("me"), false).unwrap();
     assert_eq!(
         owner(&applied, "before-first-apply").unwrap()["f:spec"],
-        json!({".":{},"f:paused":{},"f:replicas":{}})
+        json!({"f:paused":{},"f:replicas":{}})
     );
     assert!(matches!(
         apply(ty(), Some(&live), &deployment(json!({"replicas":2})), &by("me"), false),
