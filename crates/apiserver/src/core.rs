@@ -25,6 +25,7 @@ use crate::quota::Quotas;
 use crate::registry::Registry;
 use crate::request::{Query, ResourcePath};
 use crate::resource::{GroupResource, Resource};
+use crate::rest::views::Views;
 use crate::status::Status;
 use crate::strategy::{Context, NameRule, Strategy};
 
@@ -101,6 +102,8 @@ pub struct Call {
     pub has_rest: bool,
     /// The write is a server-side apply: it keeps account of field owners itself.
     pub applies: bool,
+    /// The object in other versions, for owners of its fields.
+    pub views: Arc<Views>,
     /// What the audit log is to say of the request; held as long as it lasts.
     pub record: Option<Arc<Record>>,
     /// The server itself asks, or what is asked was admitted under another name: admission is not asked again.
@@ -149,6 +152,7 @@ impl Call {
             rest,
             has_rest,
             applies: false,
+            views: Arc::default(),
             record: None,
             internal: false,
         }

@@ -83,6 +83,12 @@ impl Registry {
         }
     }
 
+    /// All rows whose objects are those of `row`, in whatever form.
+    pub fn stored_with(&self, row: &Resource) -> Vec<Arc<Resource>> {
+        let prefix = row.prefix();
+        self.rows.values().filter(|other| other.prefix() == prefix).cloned().collect()
+    }
+
     /// Whether a group is served in a version.
     pub fn group_version(&self, group: &str, version: &str) -> Option<&GroupVersion> {
         self.versions.iter().find(|v| v.group == group && v.version == version)

@@ -332,3 +332,57 @@ async fn kubectl_reads_and_writes_both() {
     // The definition still goes, objects and all: they are stored in the version that is stored.
     k.run(&["delete", "crd", "doors.x.example", "--timeout=60s"]);
 }
+
+#[tokio::test]
+async fn owners_of_fields_outlive_a_conversion() {
+    let (f, hook) = start().await;
+    let media = "application/apply-patch+yaml";
+    let made = f
+        .patch(
+            &format!("{V1}/a?fieldManager=one"),
+            media,
+            &door("v1", "a", json!({"host": "h", "port": "1"})),
+        )
+        .await;
+    assert_eq!(made.code, 201, "{:?}", made.status());
+    let wanted = door("v1beta1", "a", json!({"hostPort": "h:2"}));
+    let lost = f.patch(&format!("{BETA}/a?fieldManager=two"), media, &wanted).await;
+    assert_eq!(
+        lost.status(),
+        (409, "Apply failed with 1 conflict: conflict with \"one\": .spec.port".into()),
+        "named as the owner knows it"
+    );
+    let won = f.patch(&format!("{BETA}/a?fieldManager=two&force=true"), media, &wanted).await;
+    assert_eq!((won.code, &won.json()["spec"]), (200, &json!({"hostPort": "h:2"})), "{:?}", won.status());
+    let owned = |object: &Value, name: &str| {
+        let all = object["metadata"]["managedFields"].as_array().unwrap().clone();
+        let entry = all.into_iter().find(|e| e["manager"] == name).unwrap();
+        (entry["apiVersion"].clone(), entry["fieldsV1"]["f:spec"].clone())
+    };
+    let seen = f.get(&format!("{V1}/a")).await.json();
+    assert_eq!(owned(&seen, "one"), (json!("x.example/v1"), json!({"f:host": {}})));
+    assert_eq!(owned(&seen, "two"), (json!("x.example/v1beta1"), json!({"f:hostPort": {}})));
+    // The same again, by its owner of the other version, asks but changes nothing.
+    let again = f.patch(&format!("{BETA}/a?fieldManager=two"), media, &wanted).await.json();
+    assert_eq!(again["metadata"]["resourceVersion"], seen["metadata"]["resourceVersion"]);
+    // A plain write in v1 takes the port, which is a part of what the other one owns in v1beta1.
+    let patch = json!({"spec": {"port": "3"}});
+    let three =
+        f.patch(&format!("{V1}/a?fieldManager=three"), "application/merge-patch+json", &patch).await.json();
+    assert_eq!(owned(&three, "three"), (json!("x.example/v1"), json!({"f:port": {}})));
+    assert!(
+        !three["metadata"]["managedFields"].as_array().unwrap().iter().any(|e| e["manager"] == "two"),
+        "{three}"
+    );
+    // A webhook that fails fails the write: nobody can say what is owned.
+    send_to(&f, hook.client(&f, "/fails")).await;
+    let mut code = 200;
+    for _ in 0..500 {
+        code = f.patch(&format!("{BETA}/a?fieldManager=four&force=true"), media, &wanted).await.code;
+        if code == 500 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(code, 500);
+}

@@ -204,3 +204,35 @@ async fn stored_objects_are_read_as_the_definition_is_now() {
     let again = f.patch(&uri, "application/merge-patch+json", &json!({"spec": {"size": 3}})).await.json();
     assert_eq!(again["metadata"]["resourceVersion"], same["metadata"]["resourceVersion"], "once");
 }
+
+#[tokio::test]
+async fn owners_keep_their_fields_across_versions() {
+    let f = defined().await;
+    let (one, two) = (THINGS, "/apis/x.example/v1beta1/namespaces/default/things");
+    let media = "application/apply-patch+yaml";
+    let in_beta = |spec: Value| {
+        let mut thing = thing("a", spec);
+        thing["apiVersion"] = "x.example/v1beta1".into();
+        thing
+    };
+    let made = f
+        .patch(&format!("{one}/a?fieldManager=me"), media, &thing("a", json!({"size": 3, "color": "blue"})))
+        .await;
+    assert_eq!(made.code, 201, "{:?}", made.status());
+    let lost = f.patch(&format!("{two}/a?fieldManager=you"), media, &in_beta(json!({"size": 4}))).await;
+    assert_eq!(lost.status(), (409, "Apply failed with 1 conflict: conflict with \"me\": .spec.size".into()));
+    // The same manager goes on in the other version: one entry, and what it no longer states goes back to its default.
+    let moved = f.patch(&format!("{two}/a?fieldManager=me"), media, &in_beta(json!({"size": 4}))).await;
+    assert_eq!(
+        (moved.code, &moved.json()["spec"]),
+        (200, &json!({"size": 4, "color": "red"})),
+        "{:?}",
+        moved.status()
+    );
+    let entries = moved.json()["metadata"]["managedFields"].clone();
+    assert_eq!(entries.as_array().unwrap().len(), 1, "{entries}");
+    assert_eq!(
+        (&entries[0]["apiVersion"], &entries[0]["fieldsV1"]["f:spec"]),
+        (&json!("x.example/v1beta1"), &json!({"f:size": {}}))
+    );
+}

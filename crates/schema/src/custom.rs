@@ -228,8 +228,8 @@ mod tests {
         let by =
             |name| Manager { name, api_version: "example.com/v1", subresource: "", time: "", resets: &[] };
         let widget = |part: &str| json!({"apiVersion":"example.com/v1","kind":"Widget","metadata":{"name":"w"},"spec":{"parts":[{"name":part}]}});
-        let one = apply(table.root().unwrap(), None, &widget("a"), &by("x"), false).unwrap();
-        let two = apply(table.root().unwrap(), Some(&one), &widget("b"), &by("y"), false).unwrap();
+        let one = apply(table.root().unwrap(), None, &widget("a"), &by("x"), false, &()).unwrap();
+        let two = apply(table.root().unwrap(), Some(&one), &widget("b"), &by("y"), false, &()).unwrap();
         assert_eq!(two["spec"]["parts"], json!([{"name":"a"},{"name":"b"}]));
     }
 }

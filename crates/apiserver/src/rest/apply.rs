@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::answer::{self, Answer};
 use super::create::{self, Stored};
 use super::update::{self, Part};
+use super::views::Seen;
 use super::{Expected, check_fields, check_kind, owners};
 use crate::body::{self, Format};
 use crate::core::{Call, store_error};
@@ -85,7 +86,7 @@ fn merge(call: &Call, old: Option<&Value>, wanted: &Value) -> Result<Value, Stat
         time: &time,
         resets: owners::resets(call),
     };
-    schema::apply::apply(ty, old, wanted, &manager, call.query.flag("force")).map_err(refused)
+    schema::apply::apply(ty, old, wanted, &manager, call.query.flag("force"), &Seen(call)).map_err(refused)
 }
 
 fn refused(error: ApplyError) -> Status {
@@ -100,6 +101,8 @@ fn refused(error: ApplyError) -> Status {
             let causes = conflicts.into_iter().map(cause).collect();
             Status::new(409, "Conflict", text).with_details(Details { causes, ..Details::default() })
         }
+        // The engine of updates fetches and asks again; nobody sees this.
+        ApplyError::Pending => Status::internal(text),
         ApplyError::ManagedFields | ApplyError::Invalid(_) => Status::bad_request(text),
     }
 }

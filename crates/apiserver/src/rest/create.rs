@@ -60,7 +60,7 @@ pub async fn store_new(call: &Call, body: Value) -> Result<Stored, Status> {
     begin(call, &mut object, generated);
     call.strategy.default(&mut object);
     // Whoever writes owns what it sent and what defaults made of that, not what admission adds.
-    owners::note(call, None, &mut object);
+    owners::note(call, None, &mut object).await?;
     call.strategy.admit(&call.cx, &mut object, None).await?;
     admission::mutate(call, &mut object, None).await?;
     call.strategy.prepare_create(&call.cx, &mut object);

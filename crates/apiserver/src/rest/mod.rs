@@ -11,6 +11,7 @@ pub mod patch;
 pub mod scale;
 pub mod subresource;
 pub mod update;
+pub mod views;
 pub mod watch;
 
 use bytes::Bytes;

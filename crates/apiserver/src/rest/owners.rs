@@ -8,8 +8,10 @@ use schema::apply::{self, Manager};
 use serde_json::Value;
 
 use super::Expected;
+use super::views::{self, Seen};
 use crate::core::Call;
 use crate::object;
+use crate::status::Status;
 
 /// The manager that a request writes as.
 pub fn manager_name(call: &Call) -> String {
@@ -58,15 +60,18 @@ pub fn keep_times(new: &mut Value, old: &Value) {
 }
 
 /// Notes the owners of what a write changed, defaults included; admission and the server's own rules come after.
-pub fn note(call: &Call, old: Option<&Value>, new: &mut Value) {
+///
+/// # Errors
+/// 500 when the webhook of a custom kind fails.
+pub async fn note(call: &Call, old: Option<&Value>, new: &mut Value) -> Result<(), Status> {
     let accounted = |v: &Value| !v["metadata"]["managedFields"].is_null();
     let wanted = !call.query.get("fieldManager").is_empty() || accounted(new) || old.is_some_and(accounted);
     if call.applies || !wanted {
-        return;
+        return Ok(());
     }
     call.complete(new);
     let row = &call.stored;
-    let Some(ty) = super::type_of(row, &Expected::from(row.as_ref())) else { return };
+    let Some(ty) = super::type_of(row, &Expected::from(row.as_ref())) else { return Ok(()) };
     let (name, api_version, time) = (manager_name(call), row.api_version(), object::now());
     let manager = Manager {
         name: &name,
@@ -75,5 +80,10 @@ pub fn note(call: &Call, old: Option<&Value>, new: &mut Value) {
         time: &time,
         resets: resets(call),
     };
-    apply::update_managed_fields(ty, old, new, &manager);
+    while apply::update_managed_fields(ty, old, new, &manager, &Seen(call)).is_err() {
+        if !views::fetch(call).await? {
+            return Err(Status::internal("the versions of the fields' owners cannot be had"));
+        }
+    }
+    Ok(())
 }

@@ -6,7 +6,7 @@ use storage::KeyValue;
 
 use super::answer::{self, Answer};
 use super::create::{self, Stored};
-use super::owners;
+use super::{owners, views};
 use crate::admission::{self, Operation, Write};
 use crate::core::{Call, store_error};
 use crate::field::{FieldError, FieldErrors};
@@ -113,13 +113,20 @@ async fn attempt(
     is_current &= kv.value == before || !std::sync::Arc::ptr_eq(&call.stored, &call.written);
     let mut old = call.parse(&kv)?;
     call.complete(&mut old);
-    let new = change(&call.outward(old.clone()))?;
+    let shown = call.outward(old.clone());
+    let new = loop {
+        match change(&shown) {
+            // An apply that needs a webhook's view of the object.
+            Err(_) if views::fetch(call).await? => {}
+            done => break done?,
+        }
+    };
     check_preconditions(call, name, &new, &old)?;
     let mut new = call.inward(new);
     call.omit(&mut new);
     carry_over(call, part, &mut new, &old);
     call.strategy.default(&mut new);
-    owners::note(call, Some(&old), &mut new);
+    owners::note(call, Some(&old), &mut new).await?;
     prepare(call, part, &mut new, &old);
     call.strategy.admit(&call.cx, &mut new, Some(&old)).await?;
     admission::mutate(call, &mut new, Some(&old)).await?;

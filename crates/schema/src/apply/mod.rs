@@ -5,20 +5,23 @@
 //! somebody else owns it, and changing what another manager owns is a conflict unless forced. Owners are noted per
 //! field, per list item (by keys or by value) and per map entry; atomic lists and maps have one owner.
 //!
-//! The algorithm is that of KEP-555. All entries are read as if written in the version of the request: nothing is
-//! converted between versions of a group.
+//! The algorithm is that of KEP-555. What somebody owns is named in the version that they wrote in, and compared there
+//! (`versions`).
 
 mod entries;
 mod set;
+mod versions;
 mod walk;
 
 use crate::canonical;
 use crate::table::Type;
 use entries::Entry;
 use serde_json::Value;
+use versions::Differences;
 use walk::Shape;
 
 pub use set::Set;
+pub use versions::{Pending, Versions, View};
 
 /// Fields that nobody owns.
 const UNOWNED: [&str; 12] = [
@@ -96,6 +99,15 @@ pub enum ApplyError {
     /// The applied object cannot be owned: unknown fields, list items without or with equal keys (400).
     #[error("failed to create typed patch object: {0}")]
     Invalid(String),
+    /// The object has to be converted for owners of other versions first.
+    #[error("the object has to be converted to the versions of its owners first")]
+    Pending,
+}
+
+impl From<Pending> for ApplyError {
+    fn from(_: Pending) -> Self {
+        ApplyError::Pending
+    }
 }
 
 fn conflict_message(conflicts: &[Conflict]) -> String {
@@ -124,6 +136,7 @@ pub fn apply(
     config: &Value,
     manager: &Manager<'_>,
     force: bool,
+    versions: &dyn Versions,
 ) -> Result<Value, ApplyError> {
     let shape = Shape::Struct(ty);
     let nobody = |value: Option<&Value>| value.is_none_or(Value::is_null);
@@ -143,23 +156,16 @@ pub fn apply(
 
     let merged = walk::merge(shape, before.clone(), config);
     let merged = match &last {
-        Some(last) => prune(shape, merged, &last.set, &owners, &mine.set),
+        Some(last) => {
+            let managed: Vec<&Entry> = std::iter::once(&mine).chain(&owners).collect();
+            versions::prune((ty, manager.api_version), merged, last, &managed, versions)?
+        }
         None => merged,
     };
-    let difference = walk::compare(shape, Some(&before), Some(&merged));
-    let changed = difference.set();
-    let conflicts: Vec<Conflict> = owners
-        .iter()
-        .flat_map(|owner| {
-            let paths = owner.set.intersection(&changed).paths();
-            paths.into_iter().map(|path| Conflict { manager: owner.shown(), path })
-        })
-        .collect();
+    let conflicts =
+        Differences::new(shape, manager.api_version, (&before, &merged), versions).conflicts(&mut owners)?;
     if !force && !conflicts.is_empty() {
         return Err(ApplyError::Conflicts(conflicts));
-    }
-    for owner in &mut owners {
-        owner.set = owner.set.difference(&changed).difference(&difference.removed.children);
     }
     // Nothing new: the time of the last apply stays, so that the object stays equal.
     if let Some(last) =
@@ -173,50 +179,51 @@ pub fn apply(
     Ok(result)
 }
 
-/// Takes away what this manager wanted at its last apply, no longer states, and nobody else owns.
-fn prune(shape: Shape<'_>, merged: Value, last: &Set, owners: &[Entry], mine: &Set) -> Value {
-    let parents = |set: &Set| walk::with_parents(shape, set);
-    let fields = |value: &Value| parents(&walk::compare(shape, None, Some(value)).set());
-    let last = parents(last);
-    let Some(pruned) = walk::remove(shape, &merged, &last) else { return merged };
-    let managed = owners.iter().fold(mine.clone(), |all, owner| all.union(&owner.set));
-    // Of what went with it, only what it owned itself and nobody owns now may go.
-    let gone =
-        fields(&merged).difference(&fields(&pruned)).difference(&parents(&managed)).intersection(&last);
-    walk::remove(shape, &merged, &gone).unwrap_or(merged)
-}
-
 /// Notes the owners after a write that is no apply. `new` is the object about to be stored; the account is taken from it
 /// (a client may edit it), or else from the live object. A list of one empty entry clears the account.
-pub fn update_managed_fields(ty: Type<'_>, live: Option<&Value>, new: &mut Value, manager: &Manager<'_>) {
+///
+/// # Errors
+/// The object has to be converted for owners of other versions first; it is as it was then.
+pub fn update_managed_fields(
+    ty: Type<'_>,
+    live: Option<&Value>,
+    new: &mut Value,
+    manager: &Manager<'_>,
+    versions: &dyn Versions,
+) -> Result<(), Pending> {
     let shape = Shape::Struct(ty);
     let list = new.pointer("/metadata/managedFields").and_then(Value::as_array);
     let cleared =
         list.is_some_and(|list| matches!(list.as_slice(), [Value::Object(only)] if only.is_empty()));
     if cleared {
-        return entries::write(new, Vec::new());
+        entries::write(new, Vec::new());
+        return Ok(());
     }
     let sent = entries::read(new).filter(|entries| !entries.is_empty());
     let mut owners = sent.or_else(|| live.and_then(entries::read)).unwrap_or_default();
+    let account = new.pointer_mut("/metadata/managedFields").map(Value::take);
     let after = without_managed_fields(new.take());
     let before = without_managed_fields(live.cloned().unwrap_or_else(|| zero_like(ty, &after)));
-    let difference = walk::compare(shape, Some(&before), Some(&after));
-    let changed = difference.set();
-    for owner in &mut owners {
-        owner.set = owner.set.difference(&changed).difference(&difference.removed.children);
-    }
-    let mine = manager.entry("Update", manager.owned(changed));
+    let mine = manager.entry("Update", Set::default());
+    let known = owners.iter().position(|owner| owner.is(&mine)).map(|at| owners.remove(at));
+    let mut differences = Differences::new(shape, manager.api_version, (&before, &after), versions);
+    let pending = differences.conflicts(&mut owners).err();
+    let (changed, removed) = differences.own();
     *new = after;
-    if !mine.set.is_empty() {
-        match owners.iter_mut().find(|owner| owner.is(&mine)) {
-            Some(known) => {
-                known.set = known.set.union(&mine.set);
-                known.time = mine.time;
-            }
-            None => owners.push(mine),
+    if let Some(pending) = pending {
+        if let (Some(account), Some(metadata)) =
+            (account, new.get_mut("metadata").and_then(Value::as_object_mut))
+        {
+            metadata.insert("managedFields".to_owned(), account);
         }
+        return Err(pending);
     }
+    let before = known.as_ref().map(|known| known.set.difference(&removed)).unwrap_or_default();
+    let fresh = manager.owned(changed);
+    let time = known.filter(|_| fresh.is_empty()).map(|known| known.time);
+    owners.push(Entry { set: before.union(&fresh), time: time.unwrap_or_else(|| mine.time.clone()), ..mine });
     entries::write(new, owners);
+    Ok(())
 }
 
 /// What a manager applied last, as it stands in the object: its fields with their list keys, and the object's identity.
