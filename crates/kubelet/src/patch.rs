@@ -1,6 +1,7 @@
 //! The smallest strategic merge patch from one Pod status to another.
 //!
 //! Only what changed is sent, conditions by their type: what others wrote in the meantime (readiness gates) stays.
+//! Both are compared in the form in which the API stores them, so that what it fills in (`lastState: {}`) is no change.
 //! Lists of addresses are merged by `ip` on the server, so addresses that are gone are deleted by name.
 
 use k8s_openapi::api::core::v1::PodStatus;
@@ -8,11 +9,7 @@ use serde_json::{Map, Value, json};
 
 /// The patch, or `None` when nothing changed. `uid` makes it fail for a successor of the same name.
 pub fn pod_status(uid: &str, before: &PodStatus, after: &PodStatus) -> Option<Value> {
-    let (Ok(Value::Object(old)), Ok(Value::Object(new))) =
-        (serde_json::to_value(before), serde_json::to_value(after))
-    else {
-        return None;
-    };
+    let (Value::Object(old), Value::Object(new)) = (stored(before)?, stored(after)?) else { return None };
     let mut patch = Map::new();
     for (name, value) in &new {
         if old.get(name) == Some(value) {
@@ -29,6 +26,13 @@ pub fn pod_status(uid: &str, before: &PodStatus, after: &PodStatus) -> Option<Va
         patch.insert(name.clone(), Value::Null);
     }
     (!patch.is_empty()).then(|| json!({"metadata": {"uid": uid}, "status": patch}))
+}
+
+/// A status as the API stores it.
+fn stored(status: &PodStatus) -> Option<Value> {
+    let mut value = serde_json::to_value(status).ok()?;
+    schema::canonical::complete(schema::Table::builtin().by_name("core/v1.PodStatus")?, &mut value);
+    Some(value)
 }
 
 fn by_key(old: Option<&Value>, new: &Value, key: &str, delete: bool) -> Value {
@@ -66,6 +70,15 @@ mod tests {
     }
 
     #[test]
+    fn what_the_api_fills_in_is_no_difference() {
+        let kept = json!({"phase": "Running", "containerStatuses": [{"name": "c", "image": "i", "imageID": "", "ready": true, "restartCount": 0,
+            "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}}, "lastState": {}, "started": true}]});
+        let mut bare = kept.clone();
+        bare["containerStatuses"][0].as_object_mut().unwrap().remove("lastState");
+        assert_eq!(patch(kept, bare), None);
+    }
+
+    #[test]
     fn only_the_difference() {
         let status = json!({"phase": "Running", "podIP": "1.1.1.1", "podIPs": [{"ip": "1.1.1.1"}],
             "conditions": [{"type": "Ready", "status": "False", "reason": "X"}, {"type": "Gate", "status": "True"}]});
@@ -74,7 +87,8 @@ mod tests {
         after["conditions"][0] = json!({"type": "Ready", "status": "True"});
         assert_eq!(
             patch(status.clone(), after),
-            Some(json!({"conditions": [{"type": "Ready", "status": "True", "reason": null}]}))
+            Some(json!({"conditions": [{"type": "Ready", "status": "True", "reason": null,
+                "lastProbeTime": null, "lastTransitionTime": null}]}))
         );
         let mut after = status.clone();
         after["podIP"] = json!("2.2.2.2");
