@@ -84,7 +84,7 @@ impl World {
         let output = self.clients[client].within(|| command.output());
         let output = output.context("run wrk; install it: apt-get install wrk")?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        ensure!(output.status.success(), "wrk: {text}");
+        ensure!(output.status.success(), "wrk {to}: {text}{}", String::from_utf8_lossy(&output.stderr));
         let field = |name: &str| {
             let line = text.lines().find_map(|l| l.trim().strip_prefix(name));
             line.and_then(|l| l.split_whitespace().next()).map(str::to_owned)

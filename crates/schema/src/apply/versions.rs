@@ -182,6 +182,13 @@ mod tests {
         Manager { name, api_version, subresource: "", time: "2026-01-01T00:00:00Z", resets: &[] }
     }
 
+    /// What somebody applied in v1, as v2 sees it.
+    fn red_in_v2(v: &Renamed) -> Value {
+        let spec = json!({"size": 1, "color": "red"});
+        let one = apply(v.ty("x/v1"), None, &rod("x/v1", spec), &by("me", "x/v1"), false, v).unwrap();
+        in_version(v, "x/v2", &one)
+    }
+
     fn in_version(versions: &Renamed, version: &str, object: &Value) -> Value {
         versions.view(version, object).unwrap().unwrap().1
     }
@@ -189,15 +196,7 @@ mod tests {
     #[test]
     fn ownership_outlives_a_change_of_version() {
         let v = Renamed::new();
-        let one = apply(
-            v.ty("x/v1"),
-            None,
-            &rod("x/v1", json!({"size": 1, "color": "red"})),
-            &by("me", "x/v1"),
-            false,
-            &v,
-        );
-        let live = in_version(&v, "x/v2", &one.unwrap());
+        let live = red_in_v2(&v);
         let wanted = rod("x/v2", json!({"length": 2}));
         // Another one changes the same field under its new name.
         let lost = apply(v.ty("x/v2"), Some(&live), &wanted, &by("you", "x/v2"), false, &v).unwrap_err();
@@ -217,15 +216,7 @@ mod tests {
     #[test]
     fn what_was_applied_in_another_version_goes_when_it_is_no_longer_wanted() {
         let v = Renamed::new();
-        let one = apply(
-            v.ty("x/v1"),
-            None,
-            &rod("x/v1", json!({"size": 1, "color": "red"})),
-            &by("me", "x/v1"),
-            false,
-            &v,
-        );
-        let live = in_version(&v, "x/v2", &one.unwrap());
+        let live = red_in_v2(&v);
         let two = apply(
             v.ty("x/v2"),
             Some(&live),
