@@ -26,7 +26,7 @@ use crate::{Config, meta};
 struct World {
     fake: Fake,
     client: Client,
-    _stop: DropGuard,
+    stop: DropGuard,
 }
 
 fn config() -> Config {
@@ -42,11 +42,20 @@ fn config() -> Config {
 
 impl World {
     fn start() -> Self {
+        let world = Self::at_rest();
+        world.run();
+        world
+    }
+
+    /// No controller runs before [`World::run`]: what is created until then, they find in their first lists.
+    fn at_rest() -> Self {
         let fake = Fake::new();
-        let client = fake.client();
-        let stop = CancellationToken::new();
-        tokio::spawn(crate::run(client.clone(), config(), stop.clone()));
-        Self { fake, client, _stop: stop.drop_guard() }
+        Self { client: fake.client(), fake, stop: CancellationToken::new().drop_guard() }
+    }
+
+    fn run(&self) {
+        let stop = self.stop.token().clone();
+        tokio::spawn(crate::run(self.client.clone(), config(), stop));
     }
 
     fn api<K: Resource<DynamicType = (), Scope = NamespaceResourceScope>>(&self) -> Api<K> {
@@ -153,11 +162,12 @@ async fn a_deployment_makes_rolls_and_scales() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_set_replaces_adopts_and_releases() {
-    let world = World::start();
+    let world = World::at_rest();
     let label = json!({"app": "web"});
     let orphan = json!({"metadata": {"name": "orphan", "labels": label}, "spec": {"containers": []}});
     world.create::<Pod>(orphan).await;
     world.create::<ReplicaSet>(web("nginx:1", 3)).await;
+    world.run();
     let count = |n: usize| {
         let world = &world;
         eventually("the number of pods", move || async move {
