@@ -20,6 +20,9 @@ use crate::rest::delete;
 use crate::rest::update::{self, Part};
 use crate::status::Status;
 
+/// Lists of more than so many are not what is read with every request.
+const FEW: usize = 16;
+
 /// The server's own access to its objects.
 #[derive(Clone)]
 pub struct Backend {
@@ -58,6 +61,15 @@ impl Backend {
         Box::pin(update::update(&call, name, Part::Trusted, change)).await.map(drop)
     }
 
+    /// A stored object, parsed.
+    fn decode(&self, row: &Resource, kv: &KeyValue) -> Result<Arc<Value>, Status> {
+        // What is shown of a custom object changes with its definition, not with its version.
+        if row.custom {
+            return decode(kv, kv.mod_revision);
+        }
+        self.core.parsed.decode(kv).map_err(|error| broken(kv, &error))
+    }
+
     fn row(&self, resource: &GroupResource) -> Result<Arc<Resource>, Status> {
         let row = self.core.registry.load().storage_row(resource);
         row.ok_or_else(|| Status::internal(format!("no kind is stored as {resource}")))
@@ -76,8 +88,11 @@ impl Backend {
 }
 
 fn decode(kv: &KeyValue, revision: u64) -> Result<Arc<Value>, Status> {
-    let value = object::decode(&kv.value, revision);
-    value.map(Arc::new).map_err(|e| Status::internal(format!("decode {}: {e}", kv.key)))
+    object::decode(&kv.value, revision).map(Arc::new).map_err(|error| broken(kv, &error))
+}
+
+fn broken(kv: &KeyValue, error: &serde_json::Error) -> Status {
+    Status::internal(format!("decode {}: {error}", kv.key))
 }
 
 /// A stored change as a parsed one; what cannot be parsed is passed over.
@@ -107,7 +122,7 @@ impl Objects for Backend {
         let row = self.row(resource)?;
         let found = self.core.store.get(&row.key(namespace, name)).await.map_err(store_error)?;
         let found = crd::convert::shown(self, &row, found.into_iter().collect()).await?;
-        found.first().map(|kv| decode(kv, kv.mod_revision)).transpose()
+        found.first().map(|kv| self.decode(&row, kv)).transpose()
     }
 
     async fn list(
@@ -122,7 +137,9 @@ impl Objects for Backend {
         };
         let result = self.core.store.list(&prefix, ListOptions::default()).await.map_err(store_error)?;
         let items = crd::convert::shown(self, &row, result.items).await?;
-        let items = items.iter().map(|kv| decode(kv, kv.mod_revision)).collect::<Result<_, _>>()?;
+        let few = items.len() <= FEW;
+        let one = |kv: &KeyValue| if few { self.decode(&row, kv) } else { decode(kv, kv.mod_revision) };
+        let items = items.iter().map(one).collect::<Result<_, _>>()?;
         Ok((items, result.revision))
     }
 

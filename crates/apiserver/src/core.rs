@@ -21,6 +21,7 @@ use crate::identity::{Authorizer, UserInfo};
 use crate::kinds::Kinds;
 use crate::object;
 use crate::objects::Objects;
+use crate::parsed::Parsed;
 use crate::quota::Quotas;
 use crate::registry::Registry;
 use crate::request::{Query, ResourcePath};
@@ -41,6 +42,8 @@ pub struct Core {
     pub stop: CancellationToken,
     /// What writes take from ResourceQuotas.
     pub quotas: Quotas,
+    /// What rules read with every request.
+    pub parsed: Parsed,
     kinds: Kinds,
     strategies: Mutex<HashMap<GroupResource, Arc<dyn Strategy>>>,
 }
@@ -59,6 +62,7 @@ impl Core {
             registry,
             stop: CancellationToken::new(),
             quotas: Quotas::default(),
+            parsed: Parsed::default(),
             kinds,
             strategies: Mutex::default(),
         })

@@ -32,6 +32,7 @@ pub mod negotiate;
 pub mod object;
 pub mod objects;
 pub mod openapi;
+pub mod parsed;
 pub mod paths;
 pub mod post;
 pub mod quota;

@@ -19,6 +19,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
+use crate::cores::on;
 use crate::figures::{Figures, percentile};
 use crate::memory;
 
@@ -31,7 +32,7 @@ const OUTSIDE: usize = 1000;
 const OURS: u16 = 53;
 const UNBOUND: u16 = 5300;
 /// After which what a burst needed has been given back.
-const REST: Duration = Duration::from_secs(32);
+const REST: Duration = Duration::from_secs(12);
 /// So often a run that lost questions is tried.
 const TRIES: usize = 3;
 /// Half of what one processor is to answer.
@@ -107,8 +108,8 @@ pub async fn measure(skiff: &Path, seconds: u64) -> anyhow::Result<Figures> {
     let peer = pinned("unbound", &["-d", "-c", &unbound])?;
     let api = serve_api().await?;
     let kubeconfig = file("config", &kubeconfig(api))?;
-    let mut ours = Command::new("taskset");
-    ours.args(["-c", "0"]).arg(skiff).arg("dns").env("KUBECONFIG", kubeconfig);
+    let mut ours = on(0, skiff);
+    ours.arg("dns").env("KUBECONFIG", kubeconfig);
     let said = dir.path().join("stderr");
     let ours = ours.stdout(Stdio::null()).stderr(std::fs::File::create(&said)?);
     let ours = Server(ours.spawn().context("start skiff dns")?);
@@ -141,8 +142,8 @@ pub async fn measure(skiff: &Path, seconds: u64) -> anyhow::Result<Figures> {
 }
 
 fn pinned(program: &str, args: &[&str]) -> anyhow::Result<Server> {
-    let mut command = Command::new("taskset");
-    command.args(["-c", "0", program]).args(args).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut command = on(0, program);
+    command.args(args).stdout(Stdio::null()).stderr(Stdio::null());
     Ok(Server(command.spawn().with_context(|| format!("start {program}"))?))
 }
 
@@ -170,8 +171,8 @@ fn dnsperf(port: u16, file: &str, seconds: u64, most: Option<usize>) -> anyhow::
 }
 
 fn run_dnsperf(port: u16, file: &str, seconds: u64, most: Option<usize>) -> anyhow::Result<(f64, f64)> {
-    let mut command = Command::new("taskset");
-    command.args(["-c", "1", "dnsperf", "-s", "127.0.0.1", "-p", &port.to_string(), "-d", file]);
+    let mut command = on(1, "dnsperf");
+    command.args(["-s", "127.0.0.1", "-p", &port.to_string(), "-d", file]);
     command.args(["-l", &seconds.to_string(), "-c", "16"]);
     match most {
         // Every answer is told with its time.

@@ -1,5 +1,6 @@
 //! The ingress controller beside nginx as a proxy: the same backend (nginx, 1 KiB), the same client (wrk), one worker each,
-//! in turns of a second each; medians count.
+//! in turns of a second each; medians count. The proxies have one core, the client and the backend share the other, so that
+//! what is measured is how much a core of proxying does.
 
 use std::convert::Infallible;
 use std::fmt::Write as _;
@@ -21,12 +22,16 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+use crate::cores::on;
 use crate::figures::Figures;
 use crate::memory;
 use crate::rounds::{in_turns, medians};
 
 const PATHS: usize = 10;
 const CHANGES: usize = 10_000;
+/// The cores of the proxies, and of what they are between.
+const PROXY: usize = 1;
+const LOAD: usize = 0;
 
 /// A controller without a cluster: hosts and paths are made up, and all go to one backend.
 #[derive(Debug, Args)]
@@ -173,7 +178,7 @@ fn free() -> anyhow::Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
-fn nginx(dir: &Path, name: &str, http: &str) -> anyhow::Result<Running> {
+fn nginx(dir: &Path, name: &str, core: usize, http: &str) -> anyhow::Result<Running> {
     let config = dir.join(format!("{name}.conf"));
     let shown = dir.display();
     let text = format!(
@@ -183,7 +188,7 @@ http {{ access_log off; keepalive_requests 1000000; ssl_protocols TLSv1.2 TLSv1.
 {http} }}"
     );
     std::fs::write(&config, text)?;
-    Running::start(Command::new("nginx").arg("-c").arg(config).args(["-e", "stderr"]).arg("-p").arg(dir))
+    Running::start(on(core, "nginx").arg("-c").arg(config).args(["-e", "stderr"]).arg("-p").arg(dir))
 }
 
 fn backend(dir: &Path, port: u16) -> anyhow::Result<Running> {
@@ -191,7 +196,7 @@ fn backend(dir: &Path, port: u16) -> anyhow::Result<Running> {
         "server {{ listen 127.0.0.1:{port}; location / {{ return 200 \"{}\"; }} }}",
         "x".repeat(1024)
     );
-    nginx(dir, "backend", &server)
+    nginx(dir, "backend", LOAD, &server)
 }
 
 /// What ingress-nginx would write for these hosts, as far as a request meets it.
@@ -219,11 +224,11 @@ proxy_set_header X-Forwarded-Scheme $scheme; proxy_set_header X-Scheme $scheme; 
         }
         text.push_str("}\n");
     }
-    nginx(dir, "peer", &text)
+    nginx(dir, "peer", PROXY, &text)
 }
 
 fn ours(ports: Ports, backend: u16, hosts: usize, changes: usize) -> anyhow::Result<Running> {
-    let mut command = Command::new(std::env::current_exe()?);
+    let mut command = on(PROXY, std::env::current_exe()?);
     command.arg("ingress-serve").env("RUST_LOG", "error");
     let (health, text) = (free()?, |n: usize| n.to_string());
     for (flag, value) in [
@@ -249,7 +254,7 @@ struct Load {
 }
 
 fn wrk(url: &str, host: usize, connections: usize, seconds: u64, close: bool) -> anyhow::Result<Load> {
-    let mut command = Command::new("wrk");
+    let mut command = on(LOAD, "wrk");
     command
         .args(["-t1", "--latency", "--timeout", "10s"])
         .arg(format!("-c{connections}"))

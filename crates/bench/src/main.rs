@@ -6,6 +6,7 @@
 mod api;
 mod beside;
 mod cluster;
+mod cores;
 mod dns;
 mod dns_live;
 mod etcd;

@@ -6,13 +6,13 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use testkit::netns::Netns;
 
+use crate::cores::{Pinned, on};
 use crate::figures::{Figures, percentile};
 use crate::rounds::{in_turns, medians};
 use crate::services::{load, vip};
@@ -77,19 +77,19 @@ impl World {
         })
     }
 
-    /// Mean latency of a request, in microseconds.
+    /// Median latency of a request, in microseconds. The mean would tell how often the machine stood still.
     fn wrk(&self, client: usize, to: SocketAddr, connections: u32) -> anyhow::Result<f64> {
-        let mut command = Command::new("wrk");
-        command.args(["-t1", &format!("-c{connections}"), "-d1s", &format!("http://{to}/")]);
+        let mut command = on(1, "wrk");
+        command.args(["--latency", "-t1", &format!("-c{connections}"), "-d1s"]);
+        command.arg(format!("http://{to}/"));
         let output = self.clients[client].within(|| command.output());
         let output = output.context("run wrk; install it: apt-get install wrk")?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         ensure!(output.status.success(), "wrk {to}: {text}{}", String::from_utf8_lossy(&output.stderr));
-        let field = |name: &str| {
-            let line = text.lines().find_map(|l| l.trim().strip_prefix(name));
-            line.and_then(|l| l.split_whitespace().next()).map(str::to_owned)
-        };
-        field("Latency").and_then(|l| microseconds(&l)).context("wrk's latency")
+        let median = text.lines().find_map(|l| l.trim().strip_prefix("50%"));
+        median
+            .and_then(|l| microseconds(l.trim()))
+            .with_context(|| format!("wrk's median latency in: {text}"))
     }
 }
 
@@ -122,6 +122,8 @@ impl World {
     }
 
     fn keep_alive(&self, to: [SocketAddr; 2], count: u32, figures: &mut Figures) -> anyhow::Result<()> {
+        // The servers, which are threads of this process, are on the first core, and wrk is on the second.
+        let _pinned = Pinned::each(&[std::process::id()])?;
         for connections in [1, 16] {
             let latency = |client: usize, to| self.wrk(client, to, connections);
             let (ours, direct) = medians(&in_turns(|| latency(2, to[0]), || latency(3, to[1]))?);

@@ -1,4 +1,5 @@
-//! How components reach the API: a `kube::Client`, caches that follow the server ([`Informer`]) and queues of keys
+//! How components reach the API: a `kube::Client`, caches that follow the server ([`Informer`], and those that
+//! all share: [`SharedInformers`]) and queues of keys
 //! to reconcile ([`WorkQueue`]), the Events that `kubectl describe` shows ([`Recorder`]), the one answer to which
 //! endpoints serve ([`endpoints`]), the pages that they show of themselves ([`pages`]), and how they stay small
 //! ([`memory`]).
@@ -17,9 +18,11 @@ pub mod pages;
 pub mod quantity;
 mod queue;
 mod retry;
+mod shared;
 
 pub use events::{Recorder, Regarding};
 pub use informer::{Cached, Change, Informer, InformerGone, ObjectKey};
 pub use packed::Packed;
 pub use queue::{Outcome, WorkQueue};
 pub use retry::Retry;
+pub use shared::SharedInformers;

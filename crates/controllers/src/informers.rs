@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 
-use client::Informer;
+use client::{Informer, SharedInformers};
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::coordination::v1::Lease;
@@ -45,17 +45,17 @@ pub(crate) struct Informers {
 }
 
 impl Informers {
-    /// Starts all; must be called inside a runtime.
-    pub fn start(client: &Client) -> Self {
+    /// Starts those that are not shared; must be called inside a runtime.
+    pub fn start(client: &Client, shared: SharedInformers) -> Self {
         let leases = Api::namespaced(client.clone(), LEASE_NAMESPACE);
         let root_ca = watcher::Config::default().fields(&format!("metadata.name={ROOT_CA}"));
         Self {
-            pods: all(client),
+            pods: shared.pods,
             services: all(client),
             endpoints: all(client),
             slices: all(client),
-            nodes: all(client),
-            namespaces: all(client),
+            nodes: shared.nodes,
+            namespaces: shared.namespaces,
             service_accounts: all(client),
             controllers: all(client),
             deployments: all(client),

@@ -41,7 +41,7 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use client::Recorder;
+use client::{Recorder, SharedInformers};
 use kube::Client;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -62,9 +62,9 @@ pub struct Config {
 }
 
 /// Runs all controllers until `stop`; returns when the last has ended.
-pub async fn run(client: Client, config: Config, stop: CancellationToken) {
+pub async fn run(client: Client, shared: SharedInformers, config: Config, stop: CancellationToken) {
     let (recorder, writing) = Recorder::new(client.clone(), stop.clone());
-    let informers = Arc::new(Informers::start(&client));
+    let informers = Arc::new(Informers::start(&client, shared));
     let ctx = Context { client, informers, recorder, config: Arc::new(config), stop };
     let mut running = JoinSet::new();
     running.spawn(writing);

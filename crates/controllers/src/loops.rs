@@ -5,6 +5,7 @@
 use std::fmt::Debug;
 use std::time::Duration;
 
+use client::SharedInformers;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::{CronJob, Job};
@@ -54,8 +55,9 @@ impl World {
     }
 
     fn run(&self) {
-        let stop = self.stop.token().clone();
-        tokio::spawn(crate::run(self.client.clone(), config(), stop));
+        let (client, stop) = (self.client.clone(), self.stop.token().clone());
+        let shared = SharedInformers::start(&client);
+        tokio::spawn(crate::run(client, shared, config(), stop));
     }
 
     fn api<K: Resource<DynamicType = (), Scope = NamespaceResourceScope>>(&self) -> Api<K> {

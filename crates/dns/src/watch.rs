@@ -28,7 +28,7 @@ use crate::zone::{Kind, Options, Zone};
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 const LAST_RETRY: Duration = Duration::from_secs(2);
 const SETTLED: Duration = Duration::from_secs(2);
-const GIVE_BACK: Duration = Duration::from_secs(30);
+const GIVE_BACK: Duration = Duration::from_secs(10);
 /// Objects of one answer of a list: little is read at once, as little is kept of it.
 const PAGE: u32 = 100;
 

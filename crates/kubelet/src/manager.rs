@@ -34,6 +34,8 @@ pub struct Kubelet {
     pub config: Config,
     /// The API server.
     pub client: kube::Client,
+    /// The Pods of all nodes.
+    pub pods: Informer<Pod>,
     /// Containers.
     pub containers: Arc<dyn Containers>,
     /// News of containers.
@@ -109,7 +111,8 @@ struct Manager {
 /// # Errors
 /// When it cannot start, or a watch dies.
 pub async fn run(kubelet: Kubelet, stop: CancellationToken) -> Result<(), Error> {
-    let Kubelet { config, client, containers, events, images, network, defaults, tls, host_ports } = kubelet;
+    let Kubelet { config, client, pods, containers, events, images, network, defaults, tls, host_ports } =
+        kubelet;
     for path in [&config.root_dir, &config.volatile_dir, &config.log_dir] {
         make_dir(path)?;
     }
@@ -140,9 +143,6 @@ pub async fn run(kubelet: Kubelet, stop: CancellationToken) -> Result<(), Error>
     background.spawn(node::run(agent.clone(), port, stop.clone()));
     background.spawn(server::serve(agent.clone(), directory.clone(), listener, tls, stop.clone()));
     background.spawn(deliver(directory.clone(), events, stop.clone()));
-    let selector = format!("spec.nodeName={}", agent.config.node_name);
-    let pods: Informer<Pod> =
-        Informer::start(Api::all(client.clone()), watcher::Config::default().fields(&selector));
     let maps: Informer<Named<ConfigMap>> =
         Informer::start(Api::all(client.clone()), watcher::Config::default());
     let secrets: Informer<Named<Secret>> = Informer::start(Api::all(client), watcher::Config::default());
@@ -267,6 +267,9 @@ impl Manager {
                 if let Some(old) = old.filter(|old| old.metadata.uid != new.metadata.uid) {
                     self.gone(pod::uid(&old));
                 }
+                if !self.is_ours(&new) {
+                    return;
+                }
                 match self.workers.get_mut(pod::uid(&new)) {
                     Some(handle) => {
                         handle.pod = new.clone();
@@ -277,6 +280,12 @@ impl Manager {
             }
             Change::Deleted(last) => self.gone(pod::uid(&last)),
         }
+    }
+
+    /// Whether a Pod is bound to this node, which no change undoes.
+    fn is_ours(&self, pod: &Pod) -> bool {
+        let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
+        node == Some(self.agent.config.node_name.as_str())
     }
 
     fn gone(&self, uid: &str) {

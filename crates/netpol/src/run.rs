@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use client::events::Recorder;
-use client::{Change, Informer, InformerGone, ObjectKey, Retry};
+use client::{Change, Informer, InformerGone, ObjectKey, Retry, SharedInformers};
 use k8s_openapi::api::core::v1::{Namespace, Node as ApiNode, Pod};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::runtime::watcher;
@@ -77,14 +77,17 @@ pub fn disable() -> Result<(), Error> {
 ///
 /// # Errors
 /// When a watch dies or the kernel has no nf_tables. Refused transactions are logged and retried instead.
-pub async fn run(client: kube::Client, config: Config, stop: CancellationToken) -> Result<(), Error> {
+pub async fn run(
+    client: kube::Client,
+    shared: SharedInformers,
+    config: Config,
+    stop: CancellationToken,
+) -> Result<(), Error> {
     let socket = nft::Socket::open()?;
     let all = watcher::Config::default;
-    let pods = Informer::<Pod>::start(Api::all(client.clone()), all());
-    let namespaces = Informer::<Namespace>::start(Api::all(client.clone()), all());
+    let SharedInformers { pods, nodes, namespaces } = shared;
     let policies = Informer::<NetworkPolicy>::start(Api::all(client.clone()), all());
     let cluster_policies = Informer::<ClusterNetworkPolicy>::start(Api::all(client.clone()), all());
-    let nodes = Informer::<ApiNode>::start(Api::all(client.clone()), all());
     tokio::select! {
         () = stop.cancelled() => return Ok(()),
         synced = async { tokio::try_join!(

@@ -9,6 +9,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+use client::SharedInformers;
 use common::net::{Cluster, begin};
 use common::{Objects, address, policy};
 use netpol::Desired;
@@ -164,7 +165,12 @@ fn rules_that_the_kernel_refuses_change_nothing_and_an_event_names_the_policy() 
     let list = || node.sh("nft list ruleset");
     node.within(|| {
         runtime.block_on(async {
-            let running = tokio::spawn(netpol::run(api.client(), config, stop.clone()));
+            let running = tokio::spawn(netpol::run(
+                api.client(),
+                SharedInformers::start(&api.client()),
+                config,
+                stop.clone(),
+            ));
             until("the first rules", || list().contains("tcp dport 80 return")).await;
             // Somebody else's rule holds the chain, so the kernel will not let it go.
             let held = list()

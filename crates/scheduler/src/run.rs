@@ -1,13 +1,12 @@
 //! The loop: waiting Pods by priority, one decision at a time, bound through the API.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use client::{Change, Informer, InformerGone, ObjectKey, Recorder, Regarding};
+use client::{Change, Informer, InformerGone, ObjectKey, Recorder, Regarding, SharedInformers};
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use kube::api::{Api, Patch, PatchParams, PostParams};
-use kube::runtime::watcher;
 use kube::{Client, ResourceExt};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -38,6 +37,8 @@ struct Scheduler {
     nodes: Informer<Node>,
     namespaces: Informer<Namespace>,
     recorder: Recorder,
+    /// Pods to be decided, so that a change costs no look at all others.
+    waiting: HashSet<ObjectKey>,
     assumed: HashMap<ObjectKey, Assumed>,
     /// The message that each waiting Pod was last told, so that it is told once.
     told: HashMap<ObjectKey, String>,
@@ -47,16 +48,16 @@ struct Scheduler {
 ///
 /// # Errors
 /// When a cache dies.
-pub async fn run(client: Client, stop: CancellationToken) -> Result<(), Error> {
-    let config = watcher::Config::default;
+pub async fn run(client: Client, shared: SharedInformers, stop: CancellationToken) -> Result<(), Error> {
     let (recorder, writer) = Recorder::new(client.clone(), stop.clone());
     let writer = tokio::spawn(writer);
     let scheduler = Scheduler {
-        pods: Informer::start(Api::all(client.clone()), config()),
-        nodes: Informer::start(Api::all(client.clone()), config()),
-        namespaces: Informer::start(Api::all(client.clone()), config()),
+        pods: shared.pods,
+        nodes: shared.nodes,
+        namespaces: shared.namespaces,
         client,
         recorder,
+        waiting: HashSet::new(),
         assumed: HashMap::new(),
         told: HashMap::new(),
     };
@@ -108,29 +109,31 @@ impl Scheduler {
         let key = ObjectKey::of(&**pod);
         match change {
             Change::Deleted(_) => {
+                self.waiting.remove(&key);
                 self.assumed.remove(&key);
                 self.told.remove(&key);
                 true
             }
             Change::Applied { new, old } => {
-                let bound = is_bound(new);
-                if bound {
+                if is_bound(new) {
                     self.assumed.remove(&key);
                     self.told.remove(&key);
                 }
                 let frees = ended(new) && !old.as_ref().is_some_and(|o| ended(o));
-                !bound || frees
+                let waits = is_waiting(new);
+                if waits {
+                    self.waiting.insert(key);
+                } else {
+                    self.waiting.remove(&key);
+                }
+                waits || frees
             }
         }
     }
 
     /// Decides all waiting Pods; says whether a call failed and the round must be repeated.
     async fn round(&mut self) -> bool {
-        let mut waiting = self.pods.filter(is_waiting);
-        waiting.retain(|pod| {
-            let known = self.assumed.get(&ObjectKey::of(&**pod));
-            known.is_none_or(|a| Some(a.uid.as_str()) != pod.metadata.uid.as_deref())
-        });
+        let mut waiting = self.waiting();
         if waiting.is_empty() {
             return false;
         }
@@ -171,6 +174,16 @@ impl Scheduler {
             }
         }
         failed
+    }
+
+    /// What is still to be decided. The cache may be ahead of the changes that were noted.
+    fn waiting(&self) -> Vec<Arc<Pod>> {
+        let undecided = |key: &ObjectKey| {
+            let pod = self.pods.get_key(key).filter(|pod| is_waiting(pod))?;
+            let assumed = self.assumed.get(key).map(|assumed| assumed.uid.as_str());
+            (assumed.is_none() || assumed != pod.metadata.uid.as_deref()).then_some(pod)
+        };
+        self.waiting.iter().filter_map(undecided).collect()
     }
 
     fn snapshot(&self) -> Snapshot {

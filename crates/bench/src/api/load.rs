@@ -3,7 +3,6 @@
 //! The server is held to the first core and this process to the second, so that neither takes from the other.
 
 use std::collections::HashMap;
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -20,6 +19,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 use super::{CLIENTS, NAMESPACE, config_map};
+use crate::cores::Pinned;
 use crate::figures::{Figures, percentile};
 use crate::http2;
 use crate::memory::resident;
@@ -32,42 +32,6 @@ const WRITES_A_SECOND: u64 = 1100;
 /// A hundred streams are what one HTTP/2 connection is given.
 const STREAMS: usize = 100;
 
-/// Both processes on a core of their own, until dropped.
-struct Pinned {
-    processes: [u32; 2],
-    /// All cores, as a list of ranges.
-    online: String,
-}
-
-impl Pinned {
-    fn new(server: u32) -> anyhow::Result<Self> {
-        let path = "/sys/devices/system/cpu/online";
-        let online = std::fs::read_to_string(path).with_context(|| format!("read {path}"))?;
-        let pinned = Self { processes: [server, std::process::id()], online: online.trim().to_owned() };
-        for (core, pid) in pinned.processes.iter().enumerate() {
-            ensure!(taskset(*pid, &core.to_string()), "hold process {pid} to core {core}: taskset failed");
-        }
-        Ok(pinned)
-    }
-}
-
-impl Drop for Pinned {
-    fn drop(&mut self) {
-        // One that has ended needs no cores.
-        for pid in self.processes {
-            taskset(pid, &self.online);
-        }
-    }
-}
-
-fn taskset(pid: u32, cores: &str) -> bool {
-    let command = Command::new("taskset")
-        .args(["--all-tasks", "--cpu-list", "--pid", cores, &pid.to_string()])
-        .stdout(Stdio::null())
-        .status();
-    command.is_ok_and(|status| status.success())
-}
-
 /// What thousands of watchers cost a server that has nothing else to keep yet; its process is given.
 pub async fn watched(
     client: &Client,
@@ -75,7 +39,7 @@ pub async fn watched(
     server: u32,
     figures: &mut Figures,
 ) -> anyhow::Result<()> {
-    let _pinned = Pinned::new(server)?;
+    let _pinned = Pinned::each(&[server, std::process::id()])?;
     let before = resident(server)?;
     let mut seen = watches(client, time, server).await?;
     let rate = Some(">= 1000");
@@ -95,7 +59,7 @@ pub async fn measure(
     server: u32,
     figures: &mut Figures,
 ) -> anyhow::Result<()> {
-    let _pinned = Pinned::new(server)?;
+    let _pinned = Pinned::each(&[server, std::process::id()])?;
     let rate = creates(client).await?;
     figures.add("creates of Pods, one core", "/s", rate, Some(">= 3000"));
     let rate = gets(time).await?;

@@ -92,7 +92,10 @@ async fn changes(client: &Client) -> anyhow::Result<Figures> {
         netpol::Config { node_name: NODE.to_owned(), node_ips: Vec::new(), arrivals, flows, speaks: false };
     let mut running = None;
     let start = async {
-        let enforce = |client, stop| async { Ok(netpol::run(client, config, stop).await?) };
+        let enforce = |client, stop| async {
+            let shared = client::SharedInformers::start(&client);
+            Ok(netpol::run(client, shared, config, stop).await?)
+        };
         running = Some(beside.run(enforce));
         Ok::<_, kube::Error>(())
     };

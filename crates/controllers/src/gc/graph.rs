@@ -74,16 +74,16 @@ impl Graph {
     pub fn apply(&mut self, kind: &Arc<Kind>, object: &ObjectMeta) -> Vec<Work> {
         let uid = meta::uid(object).to_owned();
         let new = Node::new(kind.clone(), object);
-        let old = self.nodes.insert(uid.clone(), new.clone());
+        let old = self.nodes.remove(&uid);
         let mut work = Vec::new();
-        let before = old.as_ref().map(|n| n.owners.clone()).unwrap_or_default();
+        let before = old.as_ref().map_or(&[][..], |n| &n.owners);
         for gone in before.iter().filter(|b| !new.owners.iter().any(|n| n.uid == b.uid)) {
             self.unlink(&gone.uid, &uid);
         }
         for owner in &new.owners {
             self.dependents.entry(owner.uid.clone()).or_default().insert(uid.clone());
         }
-        if new.owners != before {
+        if new.owners.as_slice() != before {
             // New owners may be absent or going; old ones may have lost what blocked them.
             let suspect = |r: &OwnerReference| self.nodes.get(&r.uid).is_none_or(|owner| owner.foreground);
             if new.owners.iter().any(suspect) {
@@ -97,9 +97,10 @@ impl Graph {
             work.extend(self.dependents_of(&uid).into_iter().map(Work::Collect));
             work.push(Work::Collect(uid.clone()));
         }
-        if new.orphaning && !old.is_some_and(|o| o.orphaning) {
-            work.push(Work::Orphan(uid));
+        if new.orphaning && !old.as_ref().is_some_and(|o| o.orphaning) {
+            work.push(Work::Orphan(uid.clone()));
         }
+        self.nodes.insert(uid, new);
         work
     }
 
@@ -131,6 +132,12 @@ impl Graph {
     /// The object of that uid.
     pub fn get(&self, uid: &str) -> Option<&Node> {
         self.nodes.get(uid)
+    }
+
+    /// The uids of a watch's objects that are not among these.
+    pub fn others(&self, kind: &Arc<Kind>, than: &HashSet<String>) -> Vec<String> {
+        let of_kind = self.nodes.iter().filter(|(_, node)| Arc::ptr_eq(&node.kind, kind));
+        of_kind.map(|(uid, _)| uid).filter(|uid| !than.contains(*uid)).cloned().collect()
     }
 
     /// All that name it as an owner, sorted.

@@ -1,12 +1,13 @@
 //! The garbage collector: objects follow their owners.
 //!
-//! It watches the metadata of every kind that discovery names (custom resources too), keeps the [`graph`] of owner
+//! It watches every kind that discovery names (custom resources too), keeps the [`graph`] of owner
 //! references and acts ([`act`]) on what the graph points out: background deletion, foreground deletion
 //! (`blockOwnerDeletion`), orphaning, and objects whose owner never was. Nothing is deleted on the word of the cache
 //! alone: the object and each owner that the graph does not know are read from the server first.
 
 mod act;
 mod graph;
+mod item;
 
 use std::collections::{HashMap, HashSet};
 use std::pin::pin;
@@ -15,14 +16,16 @@ use std::time::Duration;
 
 use client::{Outcome, WorkQueue};
 use futures::StreamExt;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Api;
-use kube::core::{DynamicObject, PartialObjectMeta};
+use kube::core::DynamicObject;
 use kube::runtime::watcher;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
 
 use self::graph::{Graph, Work};
+use self::item::Item;
 use crate::catalog::{Kind, discover};
 use crate::kit::{Context, is_conflict, is_not_found, message_of};
 use crate::meta;
@@ -155,12 +158,11 @@ impl Collector {
 
     /// Follows one kind.
     async fn watch(self: Arc<Self>, kind: Arc<Kind>, barrier: Option<Barrier>) {
-        let api: Api<PartialObjectMeta<DynamicObject>> =
-            Api::all_with(self.ctx.client.clone(), &kind.resource);
+        let api: Api<Item> = Api::all_with(self.ctx.client.clone(), &kind.resource);
         let url = api.resource_url().to_owned();
         let mut events = pin!(watcher::watcher(api, watcher::Config::default()));
         // When the kind is no longer served its task is aborted; dropping this deletes its objects from the graph.
-        let mut known = Known { collector: &self, uids: HashSet::new() };
+        let known = Known { collector: &self, kind: kind.clone() };
         let mut listed: HashSet<String> = HashSet::new();
         let mut pause = Duration::from_millis(100);
         while let Some(event) = events.next().await {
@@ -170,7 +172,7 @@ impl Collector {
             let event = match event {
                 Ok(event) => event,
                 Err(error) => {
-                    tracing::debug!(kind = kind.resource.kind, %error, "metadata watch broke, retrying");
+                    tracing::debug!(kind = kind.resource.kind, %error, "watch broke, retrying");
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(Duration::from_secs(30));
                     continue;
@@ -181,7 +183,7 @@ impl Collector {
                 watcher::Event::Init => listed.clear(),
                 watcher::Event::InitApply(object) => {
                     listed.insert(meta::uid(&object.metadata).to_owned());
-                    known.apply(&kind, &object.metadata);
+                    known.apply(&object.metadata);
                 }
                 watcher::Event::InitDone => {
                     known.keep(&std::mem::take(&mut listed));
@@ -190,7 +192,7 @@ impl Collector {
                     }
                 }
                 watcher::Event::Apply(object) => {
-                    known.apply(&kind, &object.metadata);
+                    known.apply(&object.metadata);
                     self.note_definition(&kind);
                 }
                 watcher::Event::Delete(object) => {
@@ -211,28 +213,22 @@ impl Collector {
 /// The objects that one watch has put into the graph.
 struct Known<'a> {
     collector: &'a Collector,
-    uids: HashSet<String>,
+    kind: Arc<Kind>,
 }
 
 impl Known<'_> {
-    fn apply(
-        &mut self,
-        kind: &Arc<Kind>,
-        object: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta,
-    ) {
-        self.uids.insert(meta::uid(object).to_owned());
-        let work = self.collector.graph.lock().apply(kind, object);
+    fn apply(&self, object: &ObjectMeta) {
+        let work = self.collector.graph.lock().apply(&self.kind, object);
         self.collector.enqueue(work);
     }
 
-    fn delete(&mut self, uid: &str) {
-        self.uids.remove(uid);
+    fn delete(&self, uid: &str) {
         let work = self.collector.graph.lock().delete(uid);
         self.collector.enqueue(work);
     }
 
-    fn keep(&mut self, listed: &HashSet<String>) {
-        let gone: Vec<String> = self.uids.difference(listed).cloned().collect();
+    fn keep(&self, listed: &HashSet<String>) {
+        let gone = self.collector.graph.lock().others(&self.kind, listed);
         gone.iter().for_each(|uid| self.delete(uid));
     }
 }

@@ -90,7 +90,8 @@ impl World {
             cluster_cidrs: vec![("10.244.0.0/16".parse().unwrap(), 24)],
             load_balancers: vec![[192, 168, 49, 101].into()..=[192, 168, 49, 254].into()],
         };
-        tokio::spawn(controllers::run(client.clone(), config, stop.clone()));
+        let shared = client::SharedInformers::start(&client);
+        tokio::spawn(controllers::run(client.clone(), shared, config, stop.clone()));
         join_node(&client).await;
         tokio::spawn(stop.clone().run_until_cancelled_owned(toy_kubelet(client.clone())));
         Self { client, kubeconfig, _dir: dir, _stop: stop.drop_guard() }

@@ -11,9 +11,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use client::Informer;
 use k8s_openapi::api::core::v1::{Event, Pod};
 use kube::Api;
 use kube::api::{DeleteParams, PostParams};
+use kube::runtime::watcher;
 use kubelet::edge::{EdgeError, Image, Images, PullSecret};
 use kubelet::real::PodNet;
 use kubelet::spec::ImageConfig;
@@ -238,12 +240,14 @@ impl Node {
             runtime_handlers: Vec::new(),
             pause: None,
         };
+        let user = self.api.in_process("system:node:node", &["system:masters"]);
+        let client = kube::Client::new(user, "default");
+        let handle = self.inside.as_ref().unwrap().handle().clone();
+        let _inside = handle.enter();
         let kubelet = Kubelet {
             config,
-            client: kube::Client::new(
-                self.api.in_process("system:node:node", &["system:masters"]),
-                "default",
-            ),
+            pods: Informer::start(Api::all(client.clone()), watcher::Config::default()),
+            client,
             containers: Arc::new(runtime),
             events,
             images: Arc::new(Busybox(at("busybox"))),
@@ -253,7 +257,6 @@ impl Node {
             host_ports: watch::Sender::new(Vec::new()),
         };
         let stop = CancellationToken::new();
-        let handle = self.inside.as_ref().unwrap().handle().clone();
         let task = handle.spawn(kubelet::run(kubelet, stop.clone()));
         self.kubelet = Some((stop, task));
     }

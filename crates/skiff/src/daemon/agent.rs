@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use client::{Informer, SharedInformers};
 use cluster::pki::{Authority, Subject};
 use cluster::{BUILTIN_IMAGE, CLUSTER_DOMAIN, IpFamily};
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::RecordType;
 use ipnet::IpNet;
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::{Api, Client};
 use tokio::sync::{OnceCell, watch};
 
@@ -40,6 +41,14 @@ fn registries(path: &Path) -> anyhow::Result<image::RegistryConfig> {
     Ok(config)
 }
 
+/// What the node agent acts with.
+struct Hands {
+    network: NodePods,
+    images: Arc<image::Store>,
+    /// What becomes of containers.
+    events: runtime::Events,
+}
+
 impl Parts {
     /// Starts the node's components with clients of their users; gives a sign once Services are in the kernel.
     ///
@@ -50,14 +59,16 @@ impl Parts {
         authority: &Authority,
         images: &Arc<image::Store>,
         client: &dyn Fn(&str) -> anyhow::Result<Client>,
+        shared: SharedInformers,
         events: runtime::Events,
         tasks: &mut Tasks,
     ) -> anyhow::Result<watch::Receiver<bool>> {
         let node_client = client(&self.node_user())?;
-        let gate = self.policies(client("system:network-policy")?, tasks)?;
+        let pods = shared.pods.clone();
+        let gate = self.policies(client("system:network-policy")?, shared, tasks)?;
         let network = self.pods(node_client.clone(), gate);
-        let mut host_ports =
-            self.node_agent(authority, node_client.clone(), images.clone(), network, events, tasks)?;
+        let hands = Hands { network, images: images.clone(), events };
+        let mut host_ports = self.node_agent(authority, node_client.clone(), pods, hands, tasks)?;
         if self.plugins.as_ref().is_some_and(Plugins::map_ports) {
             host_ports = watch::channel(Vec::new()).1;
         }
@@ -115,9 +126,8 @@ impl Parts {
         &self,
         authority: &Authority,
         client: Client,
-        images: Arc<image::Store>,
-        network: NodePods,
-        events: runtime::Events,
+        pods: Informer<Pod>,
+        Hands { network, images, events }: Hands,
         tasks: &mut Tasks,
     ) -> anyhow::Result<watch::Receiver<Vec<kubelet::HostPort>>> {
         let (name, ips) = (self.member.name(), self.node_ips());
@@ -149,6 +159,7 @@ impl Parts {
                 }),
             },
             client,
+            pods,
             containers: Arc::new(self.shim.clone()),
             events,
             images: Arc::new(OnHost::new(
@@ -166,7 +177,12 @@ impl Parts {
     }
 
     /// The enforcement of network policies; gives the gate that new Pods wait at. None where policies only are kept.
-    fn policies(&self, client: Client, tasks: &mut Tasks) -> anyhow::Result<Option<netpol::Gate>> {
+    fn policies(
+        &self,
+        client: Client,
+        shared: SharedInformers,
+        tasks: &mut Tasks,
+    ) -> anyhow::Result<Option<netpol::Gate>> {
         if self.member.profile.cni()? == cluster::Cni::Kubenet {
             netpol::disable().context("remove the rules of network policies")?;
             return Ok(None);
@@ -179,7 +195,7 @@ impl Parts {
             flows: self.flows.clone(),
             speaks: self.member.is_control_plane(),
         };
-        let running = netpol::run(client, config, self.components.clone());
+        let running = netpol::run(client, shared, config, self.components.clone());
         tasks.spawn(async { ("the enforcement of network policies", running.await.map_err(Into::into)) });
         Ok(Some(gate))
     }

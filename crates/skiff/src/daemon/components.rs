@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
+use client::SharedInformers;
 use cluster::pki::Authority;
 use cluster::{Member, Network};
 use kube::Client;
@@ -20,6 +21,8 @@ use super::{network, node, remote};
 
 /// How long a node may take to be ready before the start is called failed.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Who reads what all components of a node look at.
+pub(super) const INFORMERS: &str = "system:skiff:informers";
 /// How long components may take to end.
 const DRAIN: Duration = Duration::from_secs(10);
 
@@ -118,18 +121,25 @@ impl Parts {
     async fn start(&self, report: &Report, events: runtime::Events, tasks: &mut Tasks) -> anyhow::Result<()> {
         let authority = Authority::open(&self.member.profile.pki())?;
         let images = self.images()?;
-        let api = match self.member.is_control_plane() {
-            true => Some(self.control_plane(&authority, report, tasks).await?),
+        let (api, shared) = match self.member.is_control_plane() {
+            true => self
+                .control_plane(&authority, report, tasks)
+                .await
+                .map(|(api, shared)| (Some(api), Some(shared)))?,
             false => {
                 report.step("Joining the cluster");
-                None
+                (None, None)
             }
         };
         let client = |user: &str| match &api {
             Some(api) => Ok(Client::new(api.in_process(user, &["system:masters"]), "default")),
             None => remote::client(&authority, self.network.node, user),
         };
-        let proxied = self.agent(&authority, &images, &client, events, tasks)?;
+        let shared = match shared {
+            Some(shared) => shared,
+            None => SharedInformers::start(&client(INFORMERS)?),
+        };
+        let proxied = self.agent(&authority, &images, &client, shared, events, tasks)?;
         let own = client("system:control-socket")?;
         self.control_socket(own.clone(), images, tasks)?;
 

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use apiserver::audit::policy::Policy;
+use client::SharedInformers;
 use cluster::pki::{Authority, Identity, Subject};
 use cluster::{API_PORT, CLUSTER_DOMAIN};
 use kube::Client;
 use tokio::net::TcpListener;
 
-use super::components::{Parts, Tasks};
+use super::components::{INFORMERS, Parts, Tasks};
 use super::network::networks;
 use super::report::Report;
 use super::{addons, tls};
@@ -21,7 +22,8 @@ const AUDIT_SIZE: u64 = 100 << 20;
 const AUDIT_BACKUPS: usize = 5;
 
 impl Parts {
-    /// Starts the control plane; gives the API server, through which everything on this node talks to it.
+    /// Starts the control plane; gives the API server, through which everything on this node talks to it, and what the
+    /// node's components read together with it.
     ///
     /// # Errors
     /// What kept it from starting.
@@ -30,13 +32,15 @@ impl Parts {
         authority: &Authority,
         report: &Report,
         tasks: &mut Tasks,
-    ) -> anyhow::Result<Arc<apiserver::ApiServer>> {
+    ) -> anyhow::Result<(Arc<apiserver::ApiServer>, SharedInformers)> {
         report.step("Starting the API server");
         let api = self.api_server(authority, tasks).await?;
         let client = |user: &str| Client::new(api.in_process(user, &["system:masters"]), "default");
         report.step("Starting controllers, scheduler and node agent");
-        self.controllers(authority, client("system:kube-controller-manager"), tasks)?;
-        let scheduling = scheduler::run(client("system:kube-scheduler"), self.components.clone());
+        let shared = SharedInformers::start(&client(INFORMERS));
+        self.controllers(authority, client("system:kube-controller-manager"), shared.clone(), tasks)?;
+        let user = client("system:kube-scheduler");
+        let scheduling = scheduler::run(user, shared.clone(), self.components.clone());
         tasks.spawn(async { ("the scheduler", scheduling.await.map_err(Into::into)) });
         let six = self.network.gateway6.map(IpAddr::V6);
         let host = std::iter::once(IpAddr::V4(self.network.gateway)).chain(six).collect();
@@ -48,7 +52,7 @@ impl Parts {
         if let Err(error) = addons::refresh(&manager).await {
             tracing::warn!(error = format!("{error:#}"), "the add-ons are as an earlier skiff left them");
         }
-        Ok(api)
+        Ok((api, shared))
     }
 
     async fn api_server(
@@ -140,7 +144,13 @@ impl Parts {
         Ok(authority.server(Subject { user: "kube-apiserver", groups: &[] }, &names, &addresses)?)
     }
 
-    fn controllers(&self, authority: &Authority, client: Client, tasks: &mut Tasks) -> anyhow::Result<()> {
+    fn controllers(
+        &self,
+        authority: &Authority,
+        client: Client,
+        shared: SharedInformers,
+        tasks: &mut Tasks,
+    ) -> anyhow::Result<()> {
         let config = controllers::Config {
             ca_pem: authority.certificate_pem.clone(),
             cluster_cidrs: networks(self.network.ip_family, cluster::POD_CIDR, cluster::POD_CIDR6)?
@@ -149,7 +159,7 @@ impl Parts {
                 .collect(),
             load_balancers: self.network.load_balancer_ranges(),
         };
-        let running = controllers::run(client, config, self.components.clone());
+        let running = controllers::run(client, shared, config, self.components.clone());
         tasks.spawn(async {
             running.await;
             ("the controller manager", Ok(()))
