@@ -56,8 +56,22 @@ fn fields(ty: Type<'_>, object: &mut Map<String, Value>, complete: bool) {
     }
 }
 
+/// A `float64`: whole numbers are written without a fraction. None for what JSON cannot say.
+pub(crate) fn double(value: f64) -> Option<Value> {
+    // Beyond, an i64 ends.
+    if value.fract() == 0.0 && value.abs() < 9e18 {
+        return Some(Value::from(value as i64));
+    }
+    serde_json::Number::from_f64(value).map(Value::Number)
+}
+
 fn inside(ty: Type<'_>, kind: &Kind, value: &mut Value, complete: bool) {
     match (kind, value) {
+        (Kind::Double, value) if value.is_f64() => {
+            if let Some(written) = value.as_f64().and_then(double) {
+                *value = written;
+            }
+        }
         (Kind::Message(_), Value::Object(object)) => {
             if let Some(inner) = ty.refer(kind) {
                 fields(inner, object, complete);
@@ -173,6 +187,13 @@ mod tests {
         );
         let schema = json!({"type": "object", "properties": {"a": {"type": "string", "format": "", "default": "", "maxLength": 0}},
             "items": {"description": ""}, "additionalProperties": false});
+        assert_eq!(
+            completed(
+                "apiextensions/v1.JSONSchemaProps",
+                json!({"minimum": 0.0, "maximum": 1e16, "multipleOf": 0.5})
+            ),
+            json!({"minimum": 0, "maximum": 10_000_000_000_000_000_i64, "multipleOf": 0.5})
+        );
         assert_eq!(
             completed("apiextensions/v1.JSONSchemaProps", schema),
             json!({"type": "object", "properties": {"a": {"type": "string", "default": "", "maxLength": 0}},

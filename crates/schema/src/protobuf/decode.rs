@@ -2,6 +2,7 @@
 
 use super::wire::{Reader, Wire};
 use super::{DecodeError, MAGIC};
+use crate::canonical::double;
 use crate::table::{Field, Kind, Table, Type};
 use crate::time;
 use base64::Engine as _;
@@ -199,7 +200,7 @@ impl Decoder {
             // Negative numbers come as ten bytes, so the low half is the value.
             (Kind::Int32, Wire::Varint(value)) => Ok(Value::from(value as u32 as i32)),
             (Kind::Int64, Wire::Varint(value)) => Ok(Value::from(value as i64)),
-            (Kind::Double, Wire::Fixed64(bits)) => number(f64::from_bits(bits)).ok_or_else(invalid),
+            (Kind::Double, Wire::Fixed64(bits)) => double(f64::from_bits(bits)).ok_or_else(invalid),
             (Kind::String, Wire::Bytes(bytes)) => Ok(Value::String(text(bytes, &field.name)?)),
             (Kind::Bytes, Wire::Bytes(bytes)) => Ok(Value::String(STANDARD.encode(bytes))),
             (Kind::Quantity, Wire::Bytes(bytes)) => quantity(bytes, &field.name),
@@ -316,14 +317,6 @@ fn wrong(number: u32, wire: Wire<'_>) -> DecodeError {
 
 fn text(bytes: &[u8], field: &str) -> Result<String, DecodeError> {
     std::str::from_utf8(bytes).map(str::to_owned).map_err(|_| DecodeError::Utf8(field.to_owned()))
-}
-
-/// Whole numbers print without a fraction, as Go prints them.
-fn number(value: f64) -> Option<Value> {
-    if value.fract() == 0.0 && value.abs() < 1e15 {
-        return Some(Value::from(value as i64));
-    }
-    serde_json::Number::from_f64(value).map(Value::Number)
 }
 
 fn quantity(bytes: &[u8], field: &str) -> Result<Value, DecodeError> {
