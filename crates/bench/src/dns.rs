@@ -108,7 +108,7 @@ pub async fn measure(skiff: &Path, seconds: u64) -> anyhow::Result<Figures> {
     let peer = pinned("unbound", &["-d", "-c", &unbound])?;
     let api = serve_api().await?;
     let kubeconfig = file("config", &kubeconfig(api))?;
-    let mut ours = on(0, skiff);
+    let mut ours = on(0, skiff)?;
     ours.arg("dns").env("KUBECONFIG", kubeconfig);
     let said = dir.path().join("stderr");
     let ours = ours.stdout(Stdio::null()).stderr(std::fs::File::create(&said)?);
@@ -142,7 +142,7 @@ pub async fn measure(skiff: &Path, seconds: u64) -> anyhow::Result<Figures> {
 }
 
 fn pinned(program: &str, args: &[&str]) -> anyhow::Result<Server> {
-    let mut command = on(0, program);
+    let mut command = on(0, program)?;
     command.args(args).stdout(Stdio::null()).stderr(Stdio::null());
     Ok(Server(command.spawn().with_context(|| format!("start {program}"))?))
 }
@@ -171,7 +171,7 @@ fn dnsperf(port: u16, file: &str, seconds: u64, most: Option<usize>) -> anyhow::
 }
 
 fn run_dnsperf(port: u16, file: &str, seconds: u64, most: Option<usize>) -> anyhow::Result<(f64, f64)> {
-    let mut command = on(1, "dnsperf");
+    let mut command = on(1, "dnsperf")?;
     command.args(["-s", "127.0.0.1", "-p", &port.to_string(), "-d", file]);
     command.args(["-l", &seconds.to_string(), "-c", "16"]);
     match most {

@@ -188,7 +188,7 @@ http {{ access_log off; keepalive_requests 1000000; ssl_protocols TLSv1.2 TLSv1.
 {http} }}"
     );
     std::fs::write(&config, text)?;
-    Running::start(on(core, "nginx").arg("-c").arg(config).args(["-e", "stderr"]).arg("-p").arg(dir))
+    Running::start(on(core, "nginx")?.arg("-c").arg(config).args(["-e", "stderr"]).arg("-p").arg(dir))
 }
 
 fn backend(dir: &Path, port: u16) -> anyhow::Result<Running> {
@@ -228,7 +228,7 @@ proxy_set_header X-Forwarded-Scheme $scheme; proxy_set_header X-Scheme $scheme; 
 }
 
 fn ours(ports: Ports, backend: u16, hosts: usize, changes: usize) -> anyhow::Result<Running> {
-    let mut command = on(PROXY, std::env::current_exe()?);
+    let mut command = on(PROXY, std::env::current_exe()?)?;
     command.arg("ingress-serve").env("RUST_LOG", "error");
     let (health, text) = (free()?, |n: usize| n.to_string());
     for (flag, value) in [
@@ -254,7 +254,7 @@ struct Load {
 }
 
 fn wrk(url: &str, host: usize, connections: usize, seconds: u64, close: bool) -> anyhow::Result<Load> {
-    let mut command = on(LOAD, "wrk");
+    let mut command = on(LOAD, "wrk")?;
     command
         .args(["-t1", "--latency", "--timeout", "10s"])
         .arg(format!("-c{connections}"))
@@ -263,7 +263,7 @@ fn wrk(url: &str, host: usize, connections: usize, seconds: u64, close: bool) ->
     if close {
         command.args(["-H", "Connection: close"]);
     }
-    let out = command.arg(url).output().context("run wrk; install it: apt-get install wrk")?;
+    let out = command.arg(url).output().context("run wrk")?;
     let text = String::from_utf8_lossy(&out.stdout).into_owned();
     let line = |name: &str| text.lines().find_map(|l| l.trim().strip_prefix(name)).map(str::trim);
     let per_second =

@@ -79,11 +79,11 @@ impl World {
 
     /// Median latency of a request, in microseconds. The mean would tell how often the machine stood still.
     fn wrk(&self, client: usize, to: SocketAddr, connections: u32) -> anyhow::Result<f64> {
-        let mut command = on(1, "wrk");
+        let mut command = on(1, "wrk")?;
         command.args(["--latency", "-t1", &format!("-c{connections}"), "-d1s"]);
         command.arg(format!("http://{to}/"));
         let output = self.clients[client].within(|| command.output());
-        let output = output.context("run wrk; install it: apt-get install wrk")?;
+        let output = output.context("run wrk")?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         ensure!(output.status.success(), "wrk {to}: {text}{}", String::from_utf8_lossy(&output.stderr));
         let median = text.lines().find_map(|l| l.trim().strip_prefix("50%"));

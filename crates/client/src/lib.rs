@@ -1,8 +1,7 @@
-//! How components reach the API: a `kube::Client`, caches that follow the server ([`Informer`], and those that
-//! all share: [`SharedInformers`]) and queues of keys
-//! to reconcile ([`WorkQueue`]), the Events that `kubectl describe` shows ([`Recorder`]), the one answer to which
-//! endpoints serve ([`endpoints`]), the pages that they show of themselves ([`pages`]), and how they stay small
-//! ([`memory`]).
+//! How components reach the API: a `kube::Client`, caches that follow the server ([`Informer`], and those that all
+//! share: [`SharedInformers`]) and queues of keys to reconcile ([`WorkQueue`]), the Events that `kubectl describe` shows
+//! ([`Recorder`]), the one answer to which endpoints serve ([`endpoints`]), the pages that they show of themselves
+//! ([`pages`]), and how they stay small ([`memory`]).
 //!
 //! The Kubernetes API is the only interface between skiff's components. In one process the client's transport is the
 //! API server's own service (no TCP, no TLS: `kube::Client::new(apiserver.in_process(user), "default")`); on another

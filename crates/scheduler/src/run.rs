@@ -284,3 +284,85 @@ fn decide(pod: &Pod, snapshot: &Snapshot, namespaces: &NamespaceLabels) -> Resul
     }
     best(pod, &fitting, snapshot, namespaces).map(|n| n.name().to_owned()).ok_or_else(|| message(&unfit))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::convert::Infallible;
+
+    use futures::{StreamExt, channel::mpsc, stream};
+    use kube::client::Body;
+    use kube::runtime::watcher::Event;
+    use tokio::sync::mpsc::UnboundedReceiver;
+
+    use super::*;
+
+    /// A scheduler of which nobody answers the calls, and the watch of its Pods.
+    fn idle() -> (Scheduler, mpsc::UnboundedSender<kube::runtime::watcher::Result<Event<Pod>>>) {
+        let nobody = tower::service_fn(|_: http::Request<Body>| async {
+            Ok::<_, Infallible>(http::Response::new(Body::empty()))
+        });
+        let client = Client::new(nobody, "default");
+        let (events, watch) = mpsc::unbounded();
+        let scheduler = Scheduler {
+            pods: Informer::from_events(watch),
+            nodes: Informer::from_events(stream::pending().boxed()),
+            namespaces: Informer::from_events(stream::pending().boxed()),
+            recorder: Recorder::new(client.clone(), CancellationToken::new()).0,
+            client,
+            waiting: HashSet::new(),
+            assumed: HashMap::new(),
+            told: HashMap::new(),
+        };
+        (scheduler, events)
+    }
+
+    fn pod(name: &str, uid: &str, spec: Value) -> Pod {
+        let mut spec = spec;
+        spec["containers"] = json!([]);
+        let metadata = json!({"name": name, "namespace": "ns", "uid": uid, "resourceVersion": "1"});
+        serde_json::from_value(json!({"metadata": metadata, "spec": spec})).unwrap()
+    }
+
+    async fn noted(
+        scheduler: &mut Scheduler,
+        changes: &mut UnboundedReceiver<Change<Pod>>,
+    ) -> (bool, Vec<String>) {
+        let matters = scheduler.note(&changes.recv().await.unwrap());
+        let mut waiting: Vec<String> = scheduler.waiting().iter().map(|pod| pod.name_any()).collect();
+        waiting.sort();
+        (matters, waiting)
+    }
+
+    #[tokio::test]
+    async fn only_what_waits_for_us_is_looked_at() {
+        let (mut scheduler, events) = idle();
+        let mut changes = scheduler.pods.subscribe();
+        let gate = json!({"schedulingGates": [{"name": "example.com/gate"}]});
+        let wanted: [(Event<Pod>, bool, &[&str]); 7] = [
+            (Event::Apply(pod("theirs", "1", json!({"schedulerName": "nobody"}))), false, &[]),
+            (Event::Apply(pod("gated", "2", gate)), false, &[]),
+            (Event::Apply(pod("ours", "3", json!({}))), true, &["ours"]),
+            (Event::Apply(pod("gated", "2", json!({}))), true, &["gated", "ours"]),
+            (Event::Apply(pod("ours", "3", json!({"nodeName": "n"}))), false, &["gated"]),
+            (Event::Delete(pod("gated", "2", json!({}))), true, &[]),
+            (Event::Apply(pod("gated", "4", json!({}))), true, &["gated"]),
+        ];
+        for (event, matters, waiting) in wanted {
+            let said = format!("{event:?}");
+            events.unbounded_send(Ok(event)).unwrap();
+            let (did, waits) = noted(&mut scheduler, &mut changes).await;
+            assert_eq!(
+                (did, waits.iter().map(String::as_str).collect::<Vec<_>>().as_slice()),
+                (matters, waiting),
+                "{said}"
+            );
+        }
+        // What is bound but not yet seen to be is decided; a successor of its name is not.
+        let assume = |uid: &str| Assumed { uid: uid.into(), node: "n".into() };
+        scheduler.assumed.insert(ObjectKey::new("ns", "gated"), assume("4"));
+        assert!(scheduler.waiting().is_empty());
+        scheduler.assumed.insert(ObjectKey::new("ns", "gated"), assume("2"));
+        assert_eq!(scheduler.waiting().len(), 1);
+    }
+}

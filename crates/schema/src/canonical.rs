@@ -185,8 +185,6 @@ mod tests {
             completed("rbac/v1.Role", json!({"rules": []})),
             json!({"rules": null, "metadata": {"creationTimestamp": null}})
         );
-        let schema = json!({"type": "object", "properties": {"a": {"type": "string", "format": "", "default": "", "maxLength": 0}},
-            "items": {"description": ""}, "additionalProperties": false});
         assert_eq!(
             completed(
                 "apiextensions/v1.JSONSchemaProps",
@@ -194,6 +192,8 @@ mod tests {
             ),
             json!({"minimum": 0, "maximum": 10_000_000_000_000_000_i64, "multipleOf": 0.5})
         );
+        let schema = json!({"type": "object", "properties": {"a": {"type": "string", "format": "", "default": "", "maxLength": 0}},
+            "items": {"description": ""}, "additionalProperties": false});
         assert_eq!(
             completed("apiextensions/v1.JSONSchemaProps", schema),
             json!({"type": "object", "properties": {"a": {"type": "string", "default": "", "maxLength": 0}},

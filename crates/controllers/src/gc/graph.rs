@@ -209,6 +209,19 @@ mod tests {
     }
 
     #[test]
+    fn a_new_list_of_one_watch_takes_nothing_of_another() {
+        let (mut graph, things, others) = (Graph::default(), kind(), kind());
+        for uid in ["a", "b", "c"] {
+            graph.apply(&things, &object(uid, &[]));
+        }
+        graph.apply(&others, &object("x", &[]));
+        let mut gone = graph.others(&things, &HashSet::from(["b".to_owned()]));
+        gone.sort();
+        assert_eq!(gone, ["a", "c"]);
+        assert_eq!(graph.others(&others, &HashSet::new()), ["x"]);
+    }
+
+    #[test]
     fn foreground_and_orphan_deletions_call_once() {
         let (mut graph, kind) = (Graph::default(), kind());
         graph.apply(&kind, &object("owner", &[]));

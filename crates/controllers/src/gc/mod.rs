@@ -1,9 +1,8 @@
 //! The garbage collector: objects follow their owners.
 //!
-//! It watches every kind that discovery names (custom resources too), keeps the [`graph`] of owner
-//! references and acts ([`act`]) on what the graph points out: background deletion, foreground deletion
-//! (`blockOwnerDeletion`), orphaning, and objects whose owner never was. Nothing is deleted on the word of the cache
-//! alone: the object and each owner that the graph does not know are read from the server first.
+//! It watches every kind that discovery names (custom resources too), keeps the [`graph`] of owner references and acts
+//! ([`act`]) on what the graph points out: background deletion, foreground deletion (`blockOwnerDeletion`), orphaning,
+//! and objects whose owner never was. Nothing is deleted on the word of the cache alone: the object and each owner that the graph does not know are read from the server first.
 
 mod act;
 mod graph;

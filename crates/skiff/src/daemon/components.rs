@@ -21,8 +21,6 @@ use super::{network, node, remote};
 
 /// How long a node may take to be ready before the start is called failed.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Who reads what all components of a node look at.
-pub(super) const INFORMERS: &str = "system:skiff:informers";
 /// How long components may take to end.
 const DRAIN: Duration = Duration::from_secs(10);
 
@@ -121,24 +119,25 @@ impl Parts {
     async fn start(&self, report: &Report, events: runtime::Events, tasks: &mut Tasks) -> anyhow::Result<()> {
         let authority = Authority::open(&self.member.profile.pki())?;
         let images = self.images()?;
-        let (api, shared) = match self.member.is_control_plane() {
-            true => self
-                .control_plane(&authority, report, tasks)
-                .await
-                .map(|(api, shared)| (Some(api), Some(shared)))?,
+        let api = match self.member.is_control_plane() {
+            true => {
+                report.step("Starting the API server");
+                Some(self.api_server(&authority, tasks).await?)
+            }
             false => {
                 report.step("Joining the cluster");
-                (None, None)
+                None
             }
         };
         let client = |user: &str| match &api {
             Some(api) => Ok(Client::new(api.in_process(user, &["system:masters"]), "default")),
             None => remote::client(&authority, self.network.node, user),
         };
-        let shared = match shared {
-            Some(shared) => shared,
-            None => SharedInformers::start(&client(INFORMERS)?),
-        };
+        let shared = SharedInformers::start(&client("system:skiff:informers")?);
+        if api.is_some() {
+            report.step("Starting controllers, scheduler and node agent");
+            self.control_plane(&authority, &client, shared.clone(), tasks).await?;
+        }
         let proxied = self.agent(&authority, &images, &client, shared, events, tasks)?;
         let own = client("system:control-socket")?;
         self.control_socket(own.clone(), images, tasks)?;

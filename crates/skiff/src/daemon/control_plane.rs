@@ -11,9 +11,8 @@ use cluster::{API_PORT, CLUSTER_DOMAIN};
 use kube::Client;
 use tokio::net::TcpListener;
 
-use super::components::{INFORMERS, Parts, Tasks};
+use super::components::{Parts, Tasks};
 use super::network::networks;
-use super::report::Report;
 use super::{addons, tls};
 
 /// The audit log is set aside when it is so large (kube-apiserver's default),
@@ -22,40 +21,38 @@ const AUDIT_SIZE: u64 = 100 << 20;
 const AUDIT_BACKUPS: usize = 5;
 
 impl Parts {
-    /// Starts the control plane; gives the API server, through which everything on this node talks to it, and what the
-    /// node's components read together with it.
+    /// Starts what works on the API server's objects: controllers, scheduler, the add-ons' objects.
     ///
     /// # Errors
-    /// What kept it from starting.
+    /// What kept one from starting.
     pub(super) async fn control_plane(
         &self,
         authority: &Authority,
-        report: &Report,
+        client: &(dyn Fn(&str) -> anyhow::Result<Client> + Sync),
+        shared: SharedInformers,
         tasks: &mut Tasks,
-    ) -> anyhow::Result<(Arc<apiserver::ApiServer>, SharedInformers)> {
-        report.step("Starting the API server");
-        let api = self.api_server(authority, tasks).await?;
-        let client = |user: &str| Client::new(api.in_process(user, &["system:masters"]), "default");
-        report.step("Starting controllers, scheduler and node agent");
-        let shared = SharedInformers::start(&client(INFORMERS));
-        self.controllers(authority, client("system:kube-controller-manager"), shared.clone(), tasks)?;
-        let user = client("system:kube-scheduler");
-        let scheduling = scheduler::run(user, shared.clone(), self.components.clone());
+    ) -> anyhow::Result<()> {
+        self.controllers(authority, client("system:kube-controller-manager")?, shared.clone(), tasks)?;
+        let scheduling = scheduler::run(client("system:kube-scheduler")?, shared, self.components.clone());
         tasks.spawn(async { ("the scheduler", scheduling.await.map_err(Into::into)) });
         let six = self.network.gateway6.map(IpAddr::V6);
         let host = std::iter::once(IpAddr::V4(self.network.gateway)).chain(six).collect();
         let addon =
             dns::addon::AddonConfig { host, ..dns::addon::AddonConfig::new(self.network.dns_services()) };
-        let manager = client("system:addon-manager");
+        let manager = client("system:addon-manager")?;
         addons::apply(&manager, vec![netpol::definition::definition(self.unenforced()?)]).await?;
         addons::apply(&manager, dns::addon::manifests(&addon)).await?;
         if let Err(error) = addons::refresh(&manager).await {
             tracing::warn!(error = format!("{error:#}"), "the add-ons are as an earlier skiff left them");
         }
-        Ok((api, shared))
+        Ok(())
     }
 
-    async fn api_server(
+    /// Starts the API server, through which everything on this node talks to the cluster.
+    ///
+    /// # Errors
+    /// What kept it from starting.
+    pub(super) async fn api_server(
         &self,
         authority: &Authority,
         tasks: &mut Tasks,
