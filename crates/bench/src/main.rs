@@ -91,11 +91,7 @@ enum Command {
         server: Option<u32>,
     },
     /// The ingress controller beside nginx as a proxy, one worker each. Needs nginx and wrk; no cluster.
-    Ingress {
-        /// Seconds of each round; both take turns, and medians count.
-        #[arg(long, default_value_t = 1)]
-        seconds: u64,
-    },
+    Ingress,
     /// The controller that `ingress` measures.
     #[command(hide = true)]
     IngressServe(ingress::Serve),
@@ -116,7 +112,7 @@ fn main() -> anyhow::Result<()> {
         Command::Start { skiff, runs, idle } => cluster::start(&skiff, runs, idle)?.report(&cli.out, "start"),
         Command::User { skiff, images } => user::measure(&skiff, &images)?.report(&cli.out, "user"),
         Command::Pods => runtime.block_on(pods::measure())?.report(&cli.out, "pods"),
-        Command::Ingress { seconds } => ingress::measure(seconds)?.report(&cli.out, "ingress"),
+        Command::Ingress => ingress::measure()?.report(&cli.out, "ingress"),
         Command::IngressServe(serve) => tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?

@@ -1,17 +1,18 @@
 //! Two things measured in turns, in rounds so short that whatever else the machine does meets both alike.
 
-/// An odd number, so that there is a middle one.
-const ROUNDS: usize = 7;
+/// How many rounds, where nothing else is asked for.
+pub const ROUNDS: usize = 7;
 
-/// What two ways give that take turns, a pair for each round.
+/// What two ways give that take turns, a pair for each round; an odd number of rounds has a middle one.
 pub fn in_turns<T>(
+    rounds: usize,
     mut ours: impl FnMut() -> anyhow::Result<T>,
     mut other: impl FnMut() -> anyhow::Result<T>,
 ) -> anyhow::Result<Vec<(T, T)>> {
-    let mut rounds = Vec::new();
-    for round in 0..ROUNDS {
+    let mut pairs = Vec::new();
+    for round in 0..rounds {
         // Neither is always the second.
-        rounds.push(if round % 2 == 0 {
+        pairs.push(if round % 2 == 0 {
             let first = ours()?;
             (first, other()?)
         } else {
@@ -19,7 +20,7 @@ pub fn in_turns<T>(
             (ours()?, first)
         });
     }
-    Ok(rounds)
+    Ok(pairs)
 }
 
 /// The medians of both ways.
@@ -47,7 +48,7 @@ mod tests {
             order.borrow_mut().push(who);
             Ok(if who == 'a' { 1.0 } else { 2.0 })
         };
-        let rounds = in_turns(|| go('a'), || go('b'));
+        let rounds = in_turns(ROUNDS, || go('a'), || go('b'));
         assert_eq!(rounds.map(|rounds| medians(&rounds)).ok(), Some((1.0, 2.0)));
         assert_eq!(order.into_inner(), "abbaabbaabbaab");
     }

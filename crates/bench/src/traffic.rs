@@ -14,7 +14,7 @@ use testkit::netns::Netns;
 
 use crate::cores::{Pinned, on};
 use crate::figures::{Figures, percentile};
-use crate::rounds::{in_turns, medians};
+use crate::rounds::{ROUNDS, in_turns, medians};
 use crate::services::{load, vip};
 
 const DIRECT: &str = "direct";
@@ -126,7 +126,7 @@ impl World {
         let _pinned = Pinned::each(&[std::process::id()])?;
         for connections in [1, 16] {
             let latency = |client: usize, to| self.wrk(client, to, connections);
-            let (ours, direct) = medians(&in_turns(|| latency(2, to[0]), || latency(3, to[1]))?);
+            let (ours, direct) = medians(&in_turns(ROUNDS, || latency(2, to[0]), || latency(3, to[1]))?);
             let what = format!("keep-alive, {connections} connections, {count} Services");
             figures.add(&what, "us", ours, Some("<= 1.1 of direct"));
             figures.beside(DIRECT, direct);
@@ -171,7 +171,7 @@ pub fn measure(services: u32, figures: &mut Figures) -> anyhow::Result<()> {
                 [("one backend", 4, one, &direct[..1]), ("several backends", 4 + 2 * many, several, &direct)];
             for (what, client, ours, direct) in ways {
                 let ours = || world.opened(client, &[ours]);
-                let (ours, peer) = medians(&in_turns(ours, || world.opened(client + many, direct))?);
+                let (ours, peer) = medians(&in_turns(ROUNDS, ours, || world.opened(client + many, direct))?);
                 figures.add(&format!("new connections, {what}"), "/s", ours, Some(">= 0.9 of direct"));
                 figures.beside(DIRECT, peer);
             }

@@ -31,6 +31,7 @@ use crate::certificates::Acceptors;
 use crate::client_tls::TlsPeer;
 use crate::configmap::Global;
 use crate::fields::Peer;
+use crate::line::Line;
 use crate::proxy::Proxy;
 use crate::proxy_protocol;
 use crate::table::Table;
@@ -198,7 +199,7 @@ impl Connection {
                 }
             }
             match tls {
-                None => self.http1(stream).await,
+                None => self.http1(Line::new(stream), true).await,
                 Some(tls) => self.https(stream, tls).await,
             }
         };
@@ -227,12 +228,14 @@ impl Connection {
         self.peer.tls = Some(Arc::new(TlsPeer { name, chain, asked, version }));
         match http2 {
             true => self.http2(stream).await,
-            false => self.http1(stream).await,
+            false => self.http1(stream, false).await,
         }
     }
 
-    async fn http1(self, stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) {
+    /// `watches`: the stream itself says when the client has gone.
+    async fn http1(self, stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, watches: bool) {
         let mut builder = http1::Builder::new();
+        builder.half_close(watches);
         let idle = self.global.header_timeout.min(self.global.idle.max(Duration::from_secs(1)));
         builder.timer(Timer::new(idle)).header_read_timeout(idle);
         builder.max_buf_size(self.global.header_bytes.max(8 << 10)).keep_alive(!self.global.idle.is_zero());
@@ -253,17 +256,21 @@ impl Connection {
         let (proxy, peer) = (self.proxy.clone(), Arc::new(self.peer.clone()));
         let service = service_fn(move |request: Request<Incoming>| {
             let (proxy, peer) = (proxy.clone(), peer.clone());
-            async move { Ok::<_, Infallible>(proxy.answer(request, &peer).await) }
+            let (mut request, body) = request.into_parts();
+            async move { Ok::<_, Infallible>(*proxy.answer(&mut request, body, &peer).await) }
         });
         let connection = builder.serve_connection(TokioIo::new(stream), service);
         self.leave.drive(connection, |connection| connection.graceful_shutdown()).await;
     }
 
-    async fn answer(&self, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
-        let mut response = self.proxy.answer(request, &self.peer).await;
-        if self.leave.has_come() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
-            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    fn answer(&self, request: Request<Incoming>) -> impl Future<Output = Result<Response<Body>, Infallible>> {
+        let (mut request, body) = request.into_parts();
+        async move {
+            let mut response = self.proxy.answer(&mut request, body, &self.peer).await;
+            if self.leave.has_come() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok(*response)
         }
-        Ok(response)
     }
 }

@@ -7,7 +7,7 @@
 //! * [`certificates`], `client_tls`, `passwords`: Secrets -> what they are for;
 //! * `proxy`: one request and its answer; `fields`, `onward`, `body`, `variables`: its parts; `upstream`: the way to endpoints;
 //!   `throttle`: limits; `record`, `metrics`: what is written down;
-//! * `front`: listeners, TLS, limits; [`proxy_protocol`], `timer`: theirs; `workers`: the threads that serve; [`run`]: the
+//! * `front`: listeners, TLS, limits; [`proxy_protocol`], `line`, `timer`: theirs; `workers`: the threads that serve; [`run`]: the
 //!   Pod's controller; `status`: what users see, `replicas`: which Pod writes it; [`addon`]: its objects.
 //!
 //! A change of the objects makes a new table that replaces the old one as a whole: requests under way keep what they
@@ -26,6 +26,7 @@ pub mod configmap;
 mod fields;
 mod front;
 mod health;
+mod line;
 pub mod lint;
 mod metrics;
 mod onward;

@@ -289,7 +289,7 @@ fn refused(settings: &ClientTls, title: &str) -> Stop {
     let text = format!(
         "<html>\n<head><title>{title}</title></head>\n<body>\n<center><h1>{title}</h1></center>\n</body>\n</html>\n"
     );
-    let mut response = Response::new(Body::full(text));
+    let mut response = Box::new(Response::new(Body::full(text)));
     *response.status_mut() = StatusCode::BAD_REQUEST;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html"));
     response.into()

@@ -24,7 +24,7 @@ pub(super) fn answer(facts: &Facts<'_>, global: &Global) -> Result<(), Stop> {
         && facts.parts.method == Method::OPTIONS
         && let Some(headers) = policy.cors.preflight(facts.parts.headers.get(header::ORIGIN))
     {
-        let mut response = Response::new(Body::default());
+        let mut response = Box::new(Response::new(Body::default()));
         *response.status_mut() = StatusCode::NO_CONTENT;
         *response.headers_mut() = headers;
         return Err(response.into());

@@ -27,7 +27,7 @@ use arc_swap::ArcSwap;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Response, StatusCode};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
@@ -84,13 +84,12 @@ impl Proxy {
         self.table.load().global.clone()
     }
 
-    /// The answer to a request; every failure is one.
-    pub async fn answer(&self, request: Request<Incoming>, peer: &Peer) -> Response<Body> {
-        let mut record = Box::new(Record::new(self.ledger.clone(), request.method().clone()));
-        let mut response = match self.route(request, peer, &mut record).await {
-            Ok(response) => response,
-            Err(Stop(response)) => *response,
-        };
+    /// The answer to a request, of which nothing is left; every failure is one.
+    pub async fn answer(&self, request: &mut Parts, body: Incoming, peer: &Peer) -> Box<Response<Body>> {
+        let mut record = Box::new(Record::new(self.ledger.clone(), request.method.clone()));
+        let routed = self.route(request, body, peer, &mut record).await;
+        give_back(std::mem::take(&mut request.headers));
+        let mut response = routed.unwrap_or_else(|Stop(response)| response);
         response.headers_mut().entry(header::SERVER).or_insert(SERVER);
         record.status = response.status().as_u16();
         response.body_mut().record(record);
@@ -99,18 +98,19 @@ impl Proxy {
 
     async fn route(
         &self,
-        request: Request<Incoming>,
+        parts: &mut Parts,
+        body: Incoming,
         peer: &Peer,
         record: &mut Record,
-    ) -> Result<Response<Body>, Stop> {
-        let (mut parts, body) = request.into_parts();
+    ) -> Result<Box<Response<Body>>, Stop> {
         let table = self.table.load_full();
         let global = &table.global;
-        let tunnel = Tunnel::wanted(&mut parts);
+        let tunnel = Tunnel::wanted(parts);
+        let parts = &*parts;
         if parts.method == Method::CONNECT {
             return Err(StatusCode::METHOD_NOT_ALLOWED.into());
         }
-        let asked = Asked::of(&parts)?;
+        let asked = Asked::of(parts)?;
         let path = path::normal(parts.uri.path()).ok_or(StatusCode::BAD_REQUEST)?;
         let client = Client::of(&parts.headers, peer, global);
         let location = match table.find(&asked.host, &path) {
@@ -122,17 +122,13 @@ impl Proxy {
             Found::Nothing => return Err(StatusCode::NOT_FOUND.into()),
         };
         let id = request_id(&parts.headers);
-        let facts =
-            Facts { parts: &parts, path: &path, asked: &asked, client: &client, peer, id: &id, location };
+        let facts = Facts { parts, path: &path, asked: &asked, client: &client, peer, id: &id, location };
         self.begin(record, &facts, global);
         let outcome = self.serve(&facts, body, tunnel, global, record).await;
-        let outcome = outcome.map_err(|Stop(mut response)| {
+        outcome.map_err(|Stop(mut response)| {
             edit::finish(&mut response, &facts, global, &Admitted::default());
             Stop(response)
-        });
-        drop(path);
-        give_back(parts.headers);
-        outcome
+        })
     }
 
     /// Takes down what is to be logged and counted.
@@ -168,7 +164,7 @@ impl Proxy {
         tunnel: Option<Tunnel>,
         global: &Global,
         record: &mut Record,
-    ) -> Result<Response<Body>, Stop> {
+    ) -> Result<Box<Response<Body>>, Stop> {
         let served = &facts.location.served;
         let policy = &served.policy;
         if policy.closed || served.closed {
@@ -195,13 +191,15 @@ impl Proxy {
         if limit.is_some_and(|limit| body.size_hint().lower() > limit) {
             return Err(StatusCode::PAYLOAD_TOO_LARGE.into());
         }
-        let onward = onward(facts, global, &admitted, &way, tunnel.as_ref())?;
+        let protocol = tunnel.as_ref().map(|tunnel| tunnel.protocol.clone());
+        let onward = || onward(facts, global, &admitted, &way, protocol.as_ref());
         let mut outgoing = Outgoing::client(body, limit, &mut record.received);
-        mirror::mirror(facts, &onward.headers, &mut outgoing, &self.asker);
+        mirror::mirror(facts, &onward, &mut outgoing, &self.asker);
         let client_wait = global.body_timeout;
         let newest = || self.newest(facts, &way);
         let sending = Sending {
             onward: &onward,
+            method: &facts.parts.method,
             backend: way.backend,
             policy,
             choice: way.choice,
@@ -239,7 +237,7 @@ impl Proxy {
         tunnel: Option<Tunnel>,
         way: &Way<'_>,
         facts: &Facts<'_>,
-    ) -> Result<Response<Body>, Stop> {
+    ) -> Result<Box<Response<Body>>, Stop> {
         let policy = &facts.location.served.policy;
         let Reply { mut response, endpoint, tunnel: changed, .. } = reply;
         let protocol = changed.as_ref().and_then(|_| response.headers().get(header::UPGRADE).cloned());
@@ -269,22 +267,30 @@ impl Proxy {
     async fn instead(
         &self,
         facts: &Facts<'_>,
-        response: Response<Body>,
-        onward: &Onward<'_>,
+        response: Box<Response<Body>>,
+        onward: send::Make<'_>,
         record: &mut Record,
-    ) -> Response<Body> {
+    ) -> Box<Response<Body>> {
         let code = response.status();
         drop(response);
         let Some(backend) = &facts.location.served.default_backend else { return page(code) };
-        let mut headers = onward.headers.clone();
-        explain(&mut headers, facts, code);
-        // Whatever was asked for, and of whom the backend was asked: the page of the error is at the root.
-        let target = facts.parts.uri.query().map_or("/".into(), |query| format!("/?{query}").into());
-        let onward = Onward { method: Method::GET, target, host: facts.asked.raw.clone(), headers };
+        let onward = || {
+            let mut headers = onward()?.headers;
+            explain(&mut headers, facts, code);
+            // Whatever was asked for, and of whom the backend was asked: the page of the error is at the root.
+            let target = facts.parts.uri.query().map_or("/".into(), |query| format!("/?{query}").into());
+            Ok(Onward { method: Method::GET, target, host: facts.asked.raw.clone(), headers })
+        };
         let policy = &facts.location.served.policy;
-        let client_wait = policy.upstream.read;
-        let sending =
-            Sending { onward: &onward, backend, policy, choice: Choice::Turn, client_wait, newest: &|| None };
+        let sending = Sending {
+            onward: &onward,
+            method: &Method::GET,
+            backend,
+            policy,
+            choice: Choice::Turn,
+            client_wait: policy.upstream.read,
+            newest: &|| None,
+        };
         match sending.send(Outgoing::empty(), record).await {
             Ok(Reply { mut response, tunnel: None, .. }) => {
                 edit::received(&mut response, &policy.response);
@@ -345,22 +351,22 @@ fn takes(facts: &Facts<'_>, canary: &Alternative, shown: Option<Ticket>, sticky:
     })
 }
 
-/// What goes to the backend.
+/// What goes to the backend; `protocol` is what the connection is to change to.
 fn onward<'a>(
     facts: &Facts<'a>,
     global: &Global,
     admitted: &Admitted,
     way: &Way<'_>,
-    tunnel: Option<&Tunnel>,
-) -> Result<Onward<'a>, Stop> {
+    protocol: Option<&HeaderValue>,
+) -> Result<Onward<'a>, StatusCode> {
     let parts: &'a Parts = facts.parts;
     let served = &facts.location.served;
     let policy = &served.policy;
     let target = target(facts.uri(), parts.uri.query(), facts.location.rewritten(facts.path));
     let asks = Asks { asked: facts.asked, client: facts.client, peer: facts.peer, id: facts.id };
     let mut headers = onward::onward(&parts.headers, policy.upstream.protocol, &asks, global)?;
-    if let Some(tunnel) = tunnel {
-        headers.push(header::UPGRADE, tunnel.protocol.clone());
+    if let Some(protocol) = protocol {
+        headers.push(header::UPGRADE, protocol.clone());
         headers.push(header::CONNECTION, HeaderValue::from_static("upgrade"));
     } else if let Some(connection) = policy.upstream.connection.as_ref() {
         headers.push(header::CONNECTION, connection.clone());

@@ -11,13 +11,13 @@ pub(super) struct Stop(pub Box<Response<Body>>);
 
 impl From<StatusCode> for Stop {
     fn from(status: StatusCode) -> Self {
-        Self(Box::new(page(status)))
+        Self(page(status))
     }
 }
 
-impl From<Response<Body>> for Stop {
-    fn from(response: Response<Body>) -> Self {
-        Self(Box::new(response))
+impl From<Box<Response<Body>>> for Stop {
+    fn from(response: Box<Response<Body>>) -> Self {
+        Self(response)
     }
 }
 
@@ -27,7 +27,7 @@ pub(super) fn status(code: u16) -> StatusCode {
 }
 
 /// A page of ours for a status, titled as nginx titles it.
-pub(super) fn page(status: StatusCode) -> Response<Body> {
+pub(super) fn page(status: StatusCode) -> Box<Response<Body>> {
     let title = match status.as_u16() {
         302 => "302 Found".to_owned(),
         308 => "308 Permanent Redirect".to_owned(),
@@ -39,7 +39,7 @@ pub(super) fn page(status: StatusCode) -> Response<Body> {
     let text = format!(
         "<html>\n<head><title>{title}</title></head>\n<body>\n<center><h1>{title}</h1></center>\n</body>\n</html>\n"
     );
-    let mut response = Response::new(Body::full(text));
+    let mut response = Box::new(Response::new(Body::full(text)));
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html"));
     response

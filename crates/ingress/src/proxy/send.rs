@@ -30,6 +30,10 @@ pub(super) struct Onward<'a> {
     pub headers: Fields,
 }
 
+/// Makes what goes to an endpoint, each time it is sent: to keep it would take more memory than all else of a request that
+/// waits for its answer.
+pub(super) type Make<'a> = &'a (dyn Fn() -> Result<Onward<'a>, StatusCode> + Sync);
+
 /// How an endpoint is chosen for this request.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Choice {
@@ -51,15 +55,16 @@ impl Choice {
 pub(super) struct Reply {
     /// When its head had come.
     pub at: Instant,
-    pub response: Response<Body>,
+    pub response: Box<Response<Body>>,
     pub endpoint: Arc<Endpoint>,
     /// The connection, after it has changed its protocol.
-    pub tunnel: Option<Prefixed>,
+    pub tunnel: Option<Box<Prefixed>>,
 }
 
 /// A way to send one request.
 pub(super) struct Sending<'a> {
-    pub onward: &'a Onward<'a>,
+    pub onward: Make<'a>,
+    pub method: &'a Method,
     pub backend: &'a Backend,
     pub policy: &'a Policy,
     pub choice: Choice,
@@ -74,7 +79,7 @@ impl Sending<'_> {
     pub async fn send(&self, body: Outgoing, record: &mut Record) -> Result<Reply, StatusCode> {
         let next = &self.policy.upstream.next;
         let empty = body.is_empty();
-        let repeatable = empty && (self.onward.method.is_idempotent() || next.non_idempotent);
+        let repeatable = empty && (self.method.is_idempotent() || next.non_idempotent);
         let end = next.within.map(|within| Instant::now() + within);
         let mut body = Some(body);
         let mut tried: Vec<Arc<Endpoint>> = Vec::new();
@@ -156,33 +161,30 @@ impl Sending<'_> {
         if let Some(mut idle) = endpoint.idle(now) {
             idle.since = now;
             let empty = body.as_ref().is_none_or(Outgoing::is_empty);
-            let mut exchange = self.exchange(idle, endpoint, body.take().unwrap_or_else(Outgoing::empty));
+            let mut exchange = self.exchange(idle, endpoint, body)?;
             match exchange.head().await {
                 // It was closed while it was idle, as far as we know: what was sent was not read.
                 Err(Fault::Closed | Fault::Io(_))
-                    if exchange.reused()
-                        && !exchange.heard()
-                        && empty
-                        && self.onward.method.is_idempotent() => {}
+                    if exchange.reused() && !exchange.heard() && empty && self.method.is_idempotent() => {}
                 Err(fault) => return Err(fault),
-                Ok(head) => return Ok(reply(exchange, head, endpoint, busy)),
+                Ok(response) => return Ok(reply(exchange, response, endpoint, busy)),
             }
         }
         let started = Instant::now();
         let connection = Box::pin(endpoint.connect(self.policy.upstream.connect)).await?;
         record.connected = Some(connection.since - started);
-        let mut exchange = self.exchange(connection, endpoint, body.take().unwrap_or_else(Outgoing::empty));
-        let head = exchange.head().await?;
-        Ok(reply(exchange, head, endpoint, busy))
+        let mut exchange = self.exchange(connection, endpoint, body)?;
+        let response = exchange.head().await?;
+        Ok(reply(exchange, response, endpoint, busy))
     }
 
     fn exchange(
         &self,
         connection: Box<Connection>,
         endpoint: &Arc<Endpoint>,
-        body: Outgoing,
-    ) -> Box<Exchange> {
-        let Onward { method, target, host, headers } = self.onward;
+        body: &mut Option<Outgoing>,
+    ) -> Result<Box<Exchange>, Fault> {
+        let Onward { method, target, host, headers } = (self.onward)().map_err(Fault::Refused)?;
         let mut head = buffer();
         head.put_slice(method.as_str().as_bytes());
         head.put_u8(b' ');
@@ -192,7 +194,8 @@ impl Sending<'_> {
         head.put_slice(b"\r\n");
         fields(&mut head, headers.iter());
         let waits = (self.policy.upstream.read, self.client_wait);
-        Exchange::new(connection, endpoint.clone(), head, method, body, waits)
+        let body = body.take().unwrap_or_else(Outgoing::empty);
+        Ok(Exchange::new(connection, endpoint.clone(), head, &method, body, waits))
     }
 
     async fn http2(
@@ -205,7 +208,7 @@ impl Sending<'_> {
         let started = Instant::now();
         let mut sender = endpoint.http2(self.policy.upstream.connect).await?;
         record.connected = Some(started.elapsed());
-        let request = self.request(endpoint, body.take().unwrap_or_else(Outgoing::empty))?;
+        let request = self.request(endpoint, body)?;
         let sent = tokio::time::timeout(self.policy.upstream.read, async {
             sender.ready().await?;
             sender.send_request(request).await
@@ -218,21 +221,23 @@ impl Sending<'_> {
             },
             Ok(Ok(response)) => response,
         };
-        let response = response.map(|incoming| Body::http2(incoming, busy));
+        let response = Box::new(response.map(|incoming| Body::http2(incoming, busy)));
         Ok(Reply { at: Instant::now(), response, endpoint: endpoint.clone(), tunnel: None })
     }
 
-    fn request(&self, endpoint: &Endpoint, body: Outgoing) -> Result<Request<Outgoing>, Fault> {
+    fn request(&self, endpoint: &Endpoint, body: &mut Option<Outgoing>) -> Result<Request<Outgoing>, Fault> {
+        let Onward { method, target, host, headers } = (self.onward)().map_err(Fault::Refused)?;
         let mut uri = http::uri::Parts::default();
         let scheme = if endpoint.secure() { http::uri::Scheme::HTTPS } else { http::uri::Scheme::HTTP };
         uri.scheme = Some(scheme);
-        let host = self.onward.host.to_str().ok().filter(|host| !host.is_empty());
+        let host = host.to_str().ok().filter(|host| !host.is_empty());
         uri.authority = host.unwrap_or(&endpoint.text).parse().ok();
-        uri.path_and_query = self.onward.target.parse().ok();
-        let mut request = Request::new(body);
-        *request.uri_mut() = Uri::from_parts(uri).map_err(|_| Fault::Bad("the request has no address"))?;
-        *request.method_mut() = self.onward.method.clone();
-        *request.headers_mut() = self.onward.headers.map();
+        uri.path_and_query = target.parse().ok();
+        let uri = Uri::from_parts(uri).map_err(|_| Fault::Bad("the request has no address"))?;
+        let mut request = Request::new(body.take().unwrap_or_else(Outgoing::empty));
+        *request.uri_mut() = uri;
+        *request.method_mut() = method;
+        *request.headers_mut() = headers.map();
         *request.version_mut() = Version::HTTP_2;
         Ok(request)
     }
@@ -240,18 +245,17 @@ impl Sending<'_> {
 
 fn reply(
     exchange: Box<Exchange>,
-    (response, length): (Response<()>, crate::upstream::h1::Length),
+    mut response: Box<Response<Body>>,
     endpoint: &Arc<Endpoint>,
     busy: Busy,
 ) -> Reply {
     let (at, endpoint) = (exchange.since(), endpoint.clone());
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let (stream, first) = exchange.into_stream();
-        let response = response.map(|()| Body::default());
-        return Reply { at, response, endpoint, tunnel: Some(Prefixed { first, stream }) };
+        return Reply { at, response, endpoint, tunnel: Some(Box::new(Prefixed { first, stream })) };
     }
-    let answer = exchange.into_body(length);
-    Reply { at, response: response.map(|()| Body::answer(answer, busy)), endpoint, tunnel: None }
+    *response.body_mut() = Body::answer(exchange.into_body(), busy);
+    Reply { at, response, endpoint, tunnel: None }
 }
 
 fn too_large(error: &(dyn std::error::Error + 'static)) -> bool {
@@ -267,12 +271,13 @@ fn too_large(error: &(dyn std::error::Error + 'static)) -> bool {
 
 /// Whether a fault is the client's, and no endpoint's.
 fn is_clients(fault: &Fault) -> bool {
-    matches!(fault, Fault::Client(_) | Fault::ClientSlow)
+    matches!(fault, Fault::Client(_) | Fault::ClientSlow | Fault::Refused(_))
 }
 
 fn status_of(fault: &Fault) -> StatusCode {
     match fault {
         Fault::Timeout | Fault::ConnectTimeout => StatusCode::GATEWAY_TIMEOUT,
+        Fault::Refused(status) => *status,
         Fault::ClientSlow => StatusCode::REQUEST_TIMEOUT,
         Fault::Client(BodyError::TooLarge) => StatusCode::PAYLOAD_TOO_LARGE,
         Fault::Client(_) => StatusCode::BAD_REQUEST,

@@ -8,12 +8,13 @@ use base64::Engine;
 use http::header::{self, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, Version};
-use hyper::upgrade::OnUpgrade;
+use hyper::upgrade::{OnUpgrade, Parts as Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split};
 
 use crate::front::Seat;
-use crate::upstream::stream::Prefixed;
+use crate::line::Line;
+use crate::upstream::stream::{Prefixed, Stream};
 
 /// What a client wants to change to.
 pub(super) struct Tunnel {
@@ -51,11 +52,17 @@ impl Tunnel {
     }
 
     /// Joins both sides until one ends, or both are silent for so long; the client's connection counts until then.
-    pub fn join(self, backend: Prefixed, silence: Duration, seat: Option<Arc<Seat>>) {
+    pub fn join(self, backend: Box<Prefixed>, silence: Duration, seat: Option<Arc<Seat>>) {
         tokio::spawn(async move {
             let _seat = seat;
             let Ok(client) = self.client.await else { return };
-            both(TokioIo::new(client), backend, silence).await;
+            match client.downcast::<TokioIo<Line>>() {
+                Ok(Upgraded { io, read_buf, .. }) => {
+                    let stream = Stream::Plain(io.into_inner().into_stream());
+                    both(Prefixed { first: read_buf, stream }, backend, silence).await;
+                }
+                Err(client) => both(TokioIo::new(client), backend, silence).await,
+            }
         });
     }
 }

@@ -15,15 +15,16 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use http::{HeaderName, HeaderValue, Method, Response};
+use http::{HeaderName, HeaderValue, Method, Response, StatusCode};
 use http_body::Body as _;
 use tokio::io::AsyncWrite;
 use tokio::time::{Instant, Sleep};
 
 use super::endpoint::Endpoint;
 use super::stream::Stream;
-use crate::body::{BodyError, Outgoing};
-pub(crate) use answer::{Answer, Length};
+use crate::body::{Body, BodyError, Outgoing};
+pub(crate) use answer::Answer;
+use answer::Length;
 
 /// How much is read at once, at the least, and what a thread reads into.
 const READ: usize = 8 << 10;
@@ -118,6 +119,9 @@ pub(crate) enum Fault {
     /// The endpoint was silent.
     #[error("no answer in time")]
     Timeout,
+    /// The request is none that could be sent.
+    #[error("the request cannot go on: {0}")]
+    Refused(StatusCode),
     /// The client was silent.
     #[error("the client did not send its request in time")]
     ClientSlow,
@@ -150,6 +154,8 @@ pub(crate) struct Exchange {
     waits_for_client: bool,
     heard: bool,
     reusable: bool,
+    /// Where the answer's body ends, once its head has come.
+    length: Length,
 }
 
 impl Exchange {
@@ -190,6 +196,7 @@ impl Exchange {
             waits_for_client: false,
             heard: false,
             reusable: true,
+            length: Length::Exact(0),
         })
     }
 
@@ -208,12 +215,13 @@ impl Exchange {
         self.heard
     }
 
-    /// The answer's head; its body is read from what [`Exchange::into_body`] makes.
-    pub async fn head(&mut self) -> Result<(Response<()>, Length), Fault> {
+    /// The answer's head; its body is what [`Exchange::into_body`] makes. Boxed, since every step of its way to the client
+    /// would copy it otherwise.
+    pub async fn head(&mut self) -> Result<Box<Response<Body>>, Fault> {
         std::future::poll_fn(|cx| self.poll_head(cx)).await
     }
 
-    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<(Response<()>, Length), Fault>> {
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Box<Response<Body>>, Fault>> {
         if let Poll::Ready(Err(fault)) = self.poll_send(cx) {
             match fault {
                 // An endpoint may answer, and close, before it has read all of a request.
@@ -223,9 +231,9 @@ impl Exchange {
         }
         loop {
             if !self.connection.read.is_empty()
-                && let Some(found) = self.parse()?
+                && let Some(response) = self.parse()?
             {
-                return Poll::Ready(Ok(found));
+                return Poll::Ready(Ok(response));
             }
             match self.poll_fill(cx)? {
                 Poll::Ready(0) if self.heard => {
@@ -395,14 +403,15 @@ impl Exchange {
     }
 
     /// Keeps the connection for another request, if it can be.
-    fn keep(mut self) {
+    fn keep(self: Box<Self>) {
         let sent =
             self.body.is_none() && self.out.is_empty() && self.chunk.is_empty() && self.after.is_empty();
         if self.reusable && sent && self.connection.read.is_empty() {
-            self.connection.served += 1;
+            let mut connection = self.connection;
+            connection.served += 1;
             // Even of nothing, a part keeps the whole.
-            self.connection.read = Bytes::new();
-            self.endpoint.keep(self.connection);
+            connection.read = Bytes::new();
+            self.endpoint.keep(connection);
         }
     }
 }

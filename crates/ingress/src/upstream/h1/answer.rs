@@ -9,6 +9,7 @@ use http_body::Frame;
 
 use super::super::chunked::{Chunked, Piece};
 use super::{Exchange, Fault};
+use crate::body::Body;
 use crate::onward::spare;
 
 /// Bytes of an answer's headers.
@@ -27,33 +28,31 @@ pub(crate) enum Length {
     ToTheEnd,
 }
 
-/// An answer's body, and the rest of the exchange.
+/// An answer's body: the rest of an exchange, until it has ended.
 #[derive(Debug)]
-pub(crate) struct Answer {
-    exchange: Option<Box<Exchange>>,
-    length: Length,
-}
+pub(crate) struct Answer(Option<Box<Exchange>>);
 
 impl Answer {
     fn finish(&mut self) {
-        if let Some(exchange) = self.exchange.take() {
+        if let Some(exchange) = self.0.take() {
             exchange.keep();
         }
     }
 
     pub fn is_end(&self) -> bool {
-        self.exchange.is_none()
+        self.0.is_none()
     }
 
     pub fn exact(&self) -> Option<u64> {
-        match self.length {
-            Length::Exact(left) => Some(left),
-            _ => None,
+        match self.0.as_ref().map(|exchange| &exchange.length) {
+            None => Some(0),
+            Some(Length::Exact(left)) => Some(*left),
+            Some(_) => None,
         }
     }
 
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
-        let Some(exchange) = &mut self.exchange else { return Poll::Ready(None) };
+        let Some(exchange) = &mut self.0 else { return Poll::Ready(None) };
         if let Poll::Ready(Err(fault)) = exchange.poll_send(cx) {
             match fault {
                 Fault::Io(_) => exchange.give_up_sending(),
@@ -61,8 +60,9 @@ impl Answer {
             }
         }
         loop {
-            let read = &mut exchange.connection.read;
-            let piece = match &mut self.length {
+            let Exchange { connection, length, .. } = &mut **exchange;
+            let read = &mut connection.read;
+            let piece = match length {
                 Length::Exact(0) => Piece::Done,
                 Length::Exact(_) | Length::ToTheEnd if read.is_empty() => Piece::More,
                 Length::Exact(left) => {
@@ -78,7 +78,7 @@ impl Answer {
             };
             match piece {
                 Piece::Data(data) => {
-                    if matches!(self.length, Length::Exact(0)) {
+                    if matches!(length, Length::Exact(0)) {
                         self.finish();
                     }
                     return Poll::Ready(Some(Ok(Frame::data(data))));
@@ -95,8 +95,8 @@ impl Answer {
             }
             match exchange.poll_fill(cx) {
                 Err(fault) => return Poll::Ready(Some(Err(fault))),
-                Ok(Poll::Ready(0)) if matches!(self.length, Length::ToTheEnd) => {
-                    self.exchange = None;
+                Ok(Poll::Ready(0)) if matches!(exchange.length, Length::ToTheEnd) => {
+                    self.0 = None;
                     return Poll::Ready(None);
                 }
                 Ok(Poll::Ready(0)) => return Poll::Ready(Some(Err(Fault::Bad("it ends in its body")))),
@@ -109,16 +109,17 @@ impl Answer {
 
 impl Exchange {
     /// The answer's body.
-    pub fn into_body(self: Box<Self>, length: Length) -> Answer {
-        let mut answer = Answer { exchange: Some(self), length };
-        if matches!(answer.length, Length::Exact(0)) {
+    pub fn into_body(self: Box<Self>) -> Answer {
+        let ended = matches!(self.length, Length::Exact(0));
+        let mut answer = Answer(Some(self));
+        if ended {
             answer.finish();
         }
         answer
     }
 
     /// The head, once it is whole.
-    pub(super) fn parse(&mut self) -> Result<Option<(Response<()>, Length)>, Fault> {
+    pub(super) fn parse(&mut self) -> Result<Option<Box<Response<Body>>>, Fault> {
         loop {
             let input = &self.connection.read;
             let mut headers = [const { std::mem::MaybeUninit::uninit() }; HEADERS];
@@ -135,7 +136,7 @@ impl Exchange {
                 Err(httparse::Error::TooManyHeaders) => return Err(Fault::Bad("it has too many headers")),
                 Err(_) => return Err(Fault::Bad("it is no HTTP")),
             };
-            let mut response = Response::new(());
+            let mut response = Box::new(Response::new(Body::default()));
             let code = answer.code.and_then(|code| StatusCode::from_u16(code).ok());
             *response.status_mut() = code.ok_or(Fault::Bad("its status is none"))?;
             if answer.version == Some(0) {
@@ -160,8 +161,8 @@ impl Exchange {
             if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
                 continue;
             }
-            let length = self.length(status, said)?;
-            return Ok(Some((response, length)));
+            self.length = self.length(status, said)?;
+            return Ok(Some(response));
         }
     }
 
