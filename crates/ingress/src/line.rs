@@ -2,7 +2,7 @@
 //!
 //! hyper notices a client that goes away in the middle of a request by reading ahead, for which it takes a new buffer with
 //! every request, since the old one still holds the request. It can be told to leave that (`half_close`); then this looks
-//! for it instead, by peeking (recv(2), MSG_PEEK), whenever hyper flushes and does not read.
+//! for it instead, by peeking (recv(2), MSG_PEEK), whenever hyper flushes, or cannot write, and does not read.
 
 use std::io;
 use std::pin::Pin;
@@ -10,6 +10,9 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+
+/// What is read and thrown away before a connection is closed, at most.
+const REST: usize = 64 << 10;
 
 /// A connection whose client's end is an error for whoever flushes it while a request is under way.
 #[derive(Debug)]
@@ -29,8 +32,11 @@ impl Line {
         self.stream
     }
 
-    /// Whether the client has gone; the task is woken when it goes.
-    fn poll_gone(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+    /// An error if the client has gone and nobody reads; the task is woken when it goes.
+    fn gone(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if !self.watched {
+            return Ok(());
+        }
         let mut byte = [0];
         match self.stream.poll_peek(cx, &mut ReadBuf::new(&mut byte)) {
             Poll::Pending => Ok(()),
@@ -41,6 +47,25 @@ impl Line {
                 Ok(())
             }
             Poll::Ready(Err(error)) => Err(error),
+        }
+    }
+
+    /// A write that may have to wait, and then must not wait for somebody who has gone.
+    fn unless_gone<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if written.is_pending() {
+            self.gone(cx)?;
+        }
+        written
+    }
+
+    /// Throws away what the client has sent: to close over bytes that nobody has read resets the connection, and an answer
+    /// that is still on its way with it.
+    fn drain(&self) {
+        let (mut some, mut left) = ([0; 4096], REST);
+        while let Ok(read @ 1..) = self.stream.try_read(&mut some)
+            && left > 0
+        {
+            left = left.saturating_sub(read);
         }
     }
 }
@@ -57,7 +82,9 @@ impl AsyncRead for Line {
 
 impl AsyncWrite for Line {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.stream).poll_write(cx, buf);
+        this.unless_gone(cx, written)
     }
 
     fn poll_write_vectored(
@@ -65,7 +92,9 @@ impl AsyncWrite for Line {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, bufs)
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
+        this.unless_gone(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -74,13 +103,13 @@ impl AsyncWrite for Line {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.watched {
-            this.poll_gone(cx)?;
-        }
+        this.gone(cx)?;
         Pin::new(&mut this.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+        let this = self.get_mut();
+        this.drain();
+        Pin::new(&mut this.stream).poll_shutdown(cx)
     }
 }

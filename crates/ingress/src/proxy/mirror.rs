@@ -3,15 +3,13 @@
 use http::{HeaderValue, header};
 
 use super::facts::Facts;
-use super::send::{Make, Onward};
 use crate::body::Outgoing;
+use crate::onward::Fields;
 
 /// Sends a copy of what goes to the backend, if the location wants one; nothing waits for it.
-pub(super) fn mirror(facts: &Facts<'_>, onward: Make<'_>, body: &mut Outgoing, asker: &reqwest::Client) {
+pub(super) fn mirror(facts: &Facts<'_>, headers: &Fields, body: &mut Outgoing, asker: &reqwest::Client) {
     let mirror = &facts.location.served.policy.mirror;
     let Some(target) = &mirror.target else { return };
-    // One that cannot go on is refused where it should have gone.
-    let Ok(Onward { headers, .. }) = onward() else { return };
     let url = facts.fill(target);
     let mut headers = headers.map();
     if let Some(host) = mirror.host.as_deref().and_then(|host| HeaderValue::from_str(host).ok()) {

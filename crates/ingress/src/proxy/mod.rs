@@ -194,7 +194,8 @@ impl Proxy {
         let protocol = tunnel.as_ref().map(|tunnel| tunnel.protocol.clone());
         let onward = || onward(facts, global, &admitted, &way, protocol.as_ref());
         let mut outgoing = Outgoing::client(body, limit, &mut record.received);
-        mirror::mirror(facts, &onward, &mut outgoing, &self.asker);
+        let first = onward()?;
+        mirror::mirror(facts, &first.headers, &mut outgoing, &self.asker);
         let client_wait = global.body_timeout;
         let newest = || self.newest(facts, &way);
         let sending = Sending {
@@ -206,7 +207,7 @@ impl Proxy {
             client_wait,
             newest: &newest,
         };
-        let replied = sending.send(outgoing, record).await;
+        let replied = sending.send(first, outgoing, record).await;
         let mut response = match replied {
             Ok(reply) => self.replied(reply, tunnel, &way, facts)?,
             Err(status) => page(status),
@@ -281,6 +282,7 @@ impl Proxy {
             let target = facts.parts.uri.query().map_or("/".into(), |query| format!("/?{query}").into());
             Ok(Onward { method: Method::GET, target, host: facts.asked.raw.clone(), headers })
         };
+        let Ok(first) = onward() else { return page(code) };
         let policy = &facts.location.served.policy;
         let sending = Sending {
             onward: &onward,
@@ -291,7 +293,7 @@ impl Proxy {
             client_wait: policy.upstream.read,
             newest: &|| None,
         };
-        match sending.send(Outgoing::empty(), record).await {
+        match sending.send(first, Outgoing::empty(), record).await {
             Ok(Reply { mut response, tunnel: None, .. }) => {
                 edit::received(&mut response, &policy.response);
                 response

@@ -30,8 +30,8 @@ pub(super) struct Onward<'a> {
     pub headers: Fields,
 }
 
-/// Makes what goes to an endpoint, each time it is sent: to keep it would take more memory than all else of a request that
-/// waits for its answer.
+/// Makes what goes to an endpoint anew, for another time: to keep it would take more memory than all else of a request
+/// that waits for its answer.
 pub(super) type Make<'a> = &'a (dyn Fn() -> Result<Onward<'a>, StatusCode> + Sync);
 
 /// How an endpoint is chosen for this request.
@@ -74,24 +74,30 @@ pub(super) struct Sending<'a> {
     pub newest: &'a (dyn Fn() -> Option<Arc<Backend>> + Sync),
 }
 
-impl Sending<'_> {
-    /// Sends to one endpoint after the other as long as that cannot do anything twice.
-    pub async fn send(&self, body: Outgoing, record: &mut Record) -> Result<Reply, StatusCode> {
+impl<'a> Sending<'a> {
+    /// Sends to one endpoint after the other as long as that cannot do anything twice; `first` is what goes to the first.
+    pub async fn send(
+        &self,
+        first: Onward<'a>,
+        body: Outgoing,
+        record: &mut Record,
+    ) -> Result<Reply, StatusCode> {
         let next = &self.policy.upstream.next;
         let empty = body.is_empty();
         let repeatable = empty && (self.method.is_idempotent() || next.non_idempotent);
         let end = next.within.map(|within| Instant::now() + within);
-        let mut body = Some(body);
+        let (mut first, mut body) = (Some(first), Some(body));
         let mut tried: Vec<Arc<Endpoint>> = Vec::new();
         let mut last = StatusCode::BAD_GATEWAY;
         for attempt in 1..=next.tries.max(1) {
             let newest = if attempt > 1 { (self.newest)() } else { None };
             let backend = newest.as_deref().unwrap_or(self.backend);
             let endpoint = self.endpoint(backend, &tried).ok_or(StatusCode::SERVICE_UNAVAILABLE)?.clone();
+            let onward = first.take().map_or_else(self.onward, Ok)?;
             let started = Instant::now();
             let outcome = match endpoint.protocol() {
-                Protocol::Http => self.http1(&endpoint, started, &mut body, record).await,
-                Protocol::Grpc => Box::pin(self.http2(&endpoint, &mut body, record)).await,
+                Protocol::Http => self.http1(&endpoint, onward, started, &mut body, record).await,
+                Protocol::Grpc => Box::pin(self.http2(&endpoint, onward, &mut body, record)).await,
             };
             let ended = outcome.as_ref().map_or_else(|_| Instant::now(), |reply| reply.at);
             let took = ended - started;
@@ -153,6 +159,7 @@ impl Sending<'_> {
     async fn http1(
         &self,
         endpoint: &Arc<Endpoint>,
+        mut onward: Onward<'a>,
         now: Instant,
         body: &mut Option<Outgoing>,
         record: &mut Record,
@@ -161,7 +168,7 @@ impl Sending<'_> {
         if let Some(mut idle) = endpoint.idle(now) {
             idle.since = now;
             let empty = body.as_ref().is_none_or(Outgoing::is_empty);
-            let mut exchange = self.exchange(idle, endpoint, body)?;
+            let mut exchange = self.exchange(idle, endpoint, onward, body);
             match exchange.head().await {
                 // It was closed while it was idle, as far as we know: what was sent was not read.
                 Err(Fault::Closed | Fault::Io(_))
@@ -169,11 +176,12 @@ impl Sending<'_> {
                 Err(fault) => return Err(fault),
                 Ok(response) => return Ok(reply(exchange, response, endpoint, busy)),
             }
+            onward = (self.onward)().map_err(Fault::Refused)?;
         }
         let started = Instant::now();
         let connection = Box::pin(endpoint.connect(self.policy.upstream.connect)).await?;
         record.connected = Some(connection.since - started);
-        let mut exchange = self.exchange(connection, endpoint, body)?;
+        let mut exchange = self.exchange(connection, endpoint, onward, body);
         let response = exchange.head().await?;
         Ok(reply(exchange, response, endpoint, busy))
     }
@@ -182,9 +190,10 @@ impl Sending<'_> {
         &self,
         connection: Box<Connection>,
         endpoint: &Arc<Endpoint>,
+        onward: Onward<'_>,
         body: &mut Option<Outgoing>,
-    ) -> Result<Box<Exchange>, Fault> {
-        let Onward { method, target, host, headers } = (self.onward)().map_err(Fault::Refused)?;
+    ) -> Box<Exchange> {
+        let Onward { method, target, host, headers } = onward;
         let mut head = buffer();
         head.put_slice(method.as_str().as_bytes());
         head.put_u8(b' ');
@@ -195,12 +204,13 @@ impl Sending<'_> {
         fields(&mut head, headers.iter());
         let waits = (self.policy.upstream.read, self.client_wait);
         let body = body.take().unwrap_or_else(Outgoing::empty);
-        Ok(Exchange::new(connection, endpoint.clone(), head, &method, body, waits))
+        Exchange::new(connection, endpoint.clone(), head, &method, body, waits)
     }
 
     async fn http2(
         &self,
         endpoint: &Arc<Endpoint>,
+        onward: Onward<'_>,
         body: &mut Option<Outgoing>,
         record: &mut Record,
     ) -> Result<Reply, Fault> {
@@ -208,7 +218,7 @@ impl Sending<'_> {
         let started = Instant::now();
         let mut sender = endpoint.http2(self.policy.upstream.connect).await?;
         record.connected = Some(started.elapsed());
-        let request = self.request(endpoint, body)?;
+        let request = request(endpoint, onward, body)?;
         let sent = tokio::time::timeout(self.policy.upstream.read, async {
             sender.ready().await?;
             sender.send_request(request).await
@@ -224,23 +234,28 @@ impl Sending<'_> {
         let response = Box::new(response.map(|incoming| Body::http2(incoming, busy)));
         Ok(Reply { at: Instant::now(), response, endpoint: endpoint.clone(), tunnel: None })
     }
+}
 
-    fn request(&self, endpoint: &Endpoint, body: &mut Option<Outgoing>) -> Result<Request<Outgoing>, Fault> {
-        let Onward { method, target, host, headers } = (self.onward)().map_err(Fault::Refused)?;
-        let mut uri = http::uri::Parts::default();
-        let scheme = if endpoint.secure() { http::uri::Scheme::HTTPS } else { http::uri::Scheme::HTTP };
-        uri.scheme = Some(scheme);
-        let host = host.to_str().ok().filter(|host| !host.is_empty());
-        uri.authority = host.unwrap_or(&endpoint.text).parse().ok();
-        uri.path_and_query = target.parse().ok();
-        let uri = Uri::from_parts(uri).map_err(|_| Fault::Bad("the request has no address"))?;
-        let mut request = Request::new(body.take().unwrap_or_else(Outgoing::empty));
-        *request.uri_mut() = uri;
-        *request.method_mut() = method;
-        *request.headers_mut() = headers.map();
-        *request.version_mut() = Version::HTTP_2;
-        Ok(request)
-    }
+/// A request over HTTP/2; the body is taken if it can be one.
+fn request(
+    endpoint: &Endpoint,
+    onward: Onward<'_>,
+    body: &mut Option<Outgoing>,
+) -> Result<Request<Outgoing>, Fault> {
+    let Onward { method, target, host, headers } = onward;
+    let mut uri = http::uri::Parts::default();
+    let scheme = if endpoint.secure() { http::uri::Scheme::HTTPS } else { http::uri::Scheme::HTTP };
+    uri.scheme = Some(scheme);
+    let host = host.to_str().ok().filter(|host| !host.is_empty());
+    uri.authority = host.unwrap_or(&endpoint.text).parse().ok();
+    uri.path_and_query = target.parse().ok();
+    let uri = Uri::from_parts(uri).map_err(|_| Fault::Refused(StatusCode::BAD_REQUEST))?;
+    let mut request = Request::new(body.take().unwrap_or_else(Outgoing::empty));
+    *request.uri_mut() = uri;
+    *request.method_mut() = method;
+    *request.headers_mut() = headers.map();
+    *request.version_mut() = Version::HTTP_2;
+    Ok(request)
 }
 
 fn reply(

@@ -23,7 +23,9 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::tungstenite::Message;
 
-use super::harness::{Answer, LIMIT, World, annotated, echo, loopback, secret, service, told};
+use super::harness::{
+    Answer, LIMIT, SETTINGS, World, annotated, config, echo, loopback, secret, service, told,
+};
 
 /// A connection that has agreed on HTTP/2.
 pub async fn http2_stream(world: &World) -> TlsStream<TcpStream> {
@@ -154,6 +156,70 @@ async fn a_request_that_comes_while_another_waits_is_answered_after_it() {
             until(&mut backend, b"\r\n\r\n").await;
         }
     }
+}
+
+#[tokio::test]
+async fn an_answer_arrives_whole_whatever_its_client_says_meanwhile() {
+    const LENGTH: usize = 4 << 20;
+    let listener = loopback().await;
+    let world = behind(&[], &[listener.local_addr().unwrap()]).await;
+    let mut client = TcpStream::connect(world.plain).await.unwrap();
+    client.write_all(b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").await.unwrap();
+    let mut backend = listener.accept().await.unwrap().0;
+    until(&mut backend, b"\r\n\r\n").await;
+    client.write_all(b"GET /never HTTP/1.1\r\nHost: h\r\n\r\n").await.unwrap();
+    let answering = tokio::spawn(async move {
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {LENGTH}\r\n\r\n");
+        backend.write_all(head.as_bytes()).await.unwrap();
+        backend.write_all(&vec![b'x'; LENGTH]).await.unwrap();
+        backend
+    });
+    let mut all = Vec::new();
+    let mut some = vec![0; 64 << 10];
+    loop {
+        // Slower than the answer comes, so that much of it still waits when the connection is closed.
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        match client.read(&mut some).await.unwrap() {
+            0 => break,
+            read => all.extend_from_slice(&some[..read]),
+        }
+    }
+    assert_eq!(all.iter().filter(|byte| **byte == b'x').count(), LENGTH);
+    drop(answering.await.unwrap());
+}
+
+#[tokio::test]
+async fn a_client_that_neither_reads_nor_stays_is_not_waited_for() {
+    let listener = loopback().await;
+    let world = behind(&[], &[listener.local_addr().unwrap()]).await;
+    let mut client = TcpStream::connect(world.plain).await.unwrap();
+    client.write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").await.unwrap();
+    let mut backend = listener.accept().await.unwrap().0;
+    until(&mut backend, b"\r\n\r\n").await;
+    backend.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+    let full = async { while backend.write_all(&[b'x'; 64 << 10]).await.is_ok() {} };
+    let stuck = tokio::time::timeout(Duration::from_millis(300), full).await;
+    assert!(stuck.is_err(), "all of it went although nobody reads");
+    client.shutdown().await.unwrap();
+    let told = async { while backend.write_all(&[b'x'; 64 << 10]).await.is_ok() {} };
+    tokio::time::timeout(LIMIT, told).await.expect("the backend is told");
+}
+
+#[tokio::test]
+async fn what_cannot_go_on_asks_nobody() {
+    let mut world = behind(&[], &[canned(b"").await]).await;
+    world.change(|objects| {
+        config(
+            objects,
+            SETTINGS,
+            &[("compute-full-forwarded-for", "true"), ("use-forwarded-headers", "false")],
+        );
+    });
+    let mut client = TcpStream::connect(world.plain).await.unwrap();
+    let asked = b"GET / HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: \xff\r\nConnection: close\r\n\r\n";
+    client.write_all(asked).await.unwrap();
+    // The backend would break off, which is 502.
+    until(&mut client, b"HTTP/1.1 400 ").await;
 }
 
 #[tokio::test]
