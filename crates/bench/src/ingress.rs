@@ -28,9 +28,8 @@ use crate::memory;
 use crate::rounds::{ROUNDS, in_turns, median, medians};
 
 const PATHS: usize = 10;
-/// Connections that are kept, seconds of a round and rounds: a round lasts so long that less than a hundredth of its requests
-/// is asked while connections are still being opened, and its p99 is not the time of a handshake.
-const KEPT: [(usize, u64, usize); 3] = [(1, 3, ROUNDS), (64, 3, ROUNDS), (512, 20, 3)];
+/// Connections that are kept.
+const KEPT: [usize; 3] = [1, 64, 512];
 /// What many hosts cost is less than two rounds differ by.
 const MANY_ROUNDS: usize = 21;
 const CHANGES: usize = 10_000;
@@ -249,6 +248,12 @@ fn ours(ports: Ports, backend: u16, hosts: usize, changes: usize) -> anyhow::Res
     Running::start(&mut command)
 }
 
+/// Seconds of a round with so many connections, and how many rounds: so long that less than a hundredth of the requests is
+/// asked while connections are still being opened, and their p99 is not the time of a handshake.
+fn lasts(connections: usize, tls: bool) -> (u64, usize) {
+    if tls && connections > 100 { (20, 3) } else { (4, ROUNDS) }
+}
+
 /// What wrk saw.
 #[derive(Debug, Clone, Copy)]
 struct Load {
@@ -344,7 +349,8 @@ fn few(figures: &mut Figures, dir: &Path, backend: u16) -> anyhow::Result<()> {
             false => format!("http://127.0.0.1:{}/p7", ports.http),
         };
         let (mine, theirs) = (url(mine), url(theirs));
-        for (connections, seconds, rounds) in KEPT {
+        for connections in KEPT {
+            let (seconds, rounds) = lasts(connections, tls);
             let pairs = in_turns(
                 rounds,
                 || kept(&mine, 0, connections, seconds),
