@@ -116,6 +116,14 @@ EOF
     rm -rf "$root/usr/share/doc" "$root/usr/share/man" "$root/usr/share/lintian"
 }
 
+# whole ROOT PROGRAM: every library of a program is in its root. apt leaves away, without a word, what old package lists no
+# longer have an address for.
+whole() {
+    lacks=$({ "$1"/lib64/ld-linux-x86-64.so.2 --library-path "$1/usr/lib/x86_64-linux-gnu:$1/lib/x86_64-linux-gnu" --list "$1$2" || true; } |
+        awk -v root="$1/" '$2 == "=>" && index($3, root) != 1 { print $1 }')
+    [ -z "$lacks" ] || { say "no package for $lacks of $2; the lists may be old, run: apt-get update"; exit 1; }
+}
+
 # A link in /bin for every applet that nothing better provides.
 link_applets() {
     "$1/bin/busybox" --list | while read -r applet; do
@@ -203,6 +211,7 @@ server {
 EOF
     grep -q 'Welcome to nginx!' "$root/usr/share/nginx/html/index.html"
     [ -x "$root/usr/sbin/nginx" ]
+    whole "$root" /usr/sbin/nginx
     pack nginx "$root" "{\"Env\":[$env_path],\"Cmd\":[\"nginx\",\"-g\",\"daemon off;\"],\"StopSignal\":\"SIGQUIT\",\
 \"ExposedPorts\":{\"80/tcp\":{}}}" 1.17
 }
@@ -265,6 +274,7 @@ exec /usr/sbin/apache2 -d /usr/local/apache2 -f /usr/local/apache2/conf/httpd.co
 EOF
     chmod 755 "$root/usr/local/bin/httpd-foreground" "$root/usr/local/bin/httpd"
     [ -x "$root/usr/sbin/apache2" ]
+    whole "$root" /usr/sbin/apache2
     pack httpd "$root" "{\"Env\":[\"PATH=/usr/local/apache2/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\"],\
 \"Cmd\":[\"httpd-foreground\"],\"StopSignal\":\"SIGWINCH\",\"WorkingDir\":\"/usr/local/apache2\",\"ExposedPorts\":{\"80/tcp\":{}}}"
 }

@@ -54,6 +54,78 @@ impl Authority {
     }
 }
 
+/// An element of DER: what it holds, behind its tag and length.
+fn der(tag: u8, content: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(content.len()).unwrap();
+    [&[tag, 0x82][..], &length.to_be_bytes(), content].concat()
+}
+
+/// A certificate of version 1, which says neither its version nor anything in extensions (X.509), and its key, as DER.
+fn old(authority: &Authority, signer: &Authority) -> (Vec<u8>, Vec<u8>) {
+    use rcgen::SigningKey as _;
+    use x509_parser::prelude::{FromDer, X509Certificate};
+    let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(rcgen::DnType::CommonName, "old");
+    let key = rcgen::KeyPair::generate().unwrap();
+    let new = params.signed_by(&key, &authority.issuer).unwrap();
+    let (_, parsed) = X509Certificate::from_der(new.der()).unwrap();
+    let whole = parsed.tbs_certificate.as_ref();
+    let end = parsed.tbs_certificate.subject_pki.raw.as_ptr_range().end as usize - whole.as_ptr() as usize;
+    // SEQUENCE with its length in two or three bytes, then [0] of five bytes.
+    let begin = if whole[1] == 0x82 { 4 } else { 3 } + 5;
+    let body = der(0x30, &whole[begin..end]);
+    let signature = signer.issuer.key().sign(&body).unwrap();
+    // ecdsa-with-SHA256 (RFC 5758).
+    let algorithm = [0x30, 10, 6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 2];
+    let bits = der(3, &[&[0][..], &signature].concat());
+    let certificate = der(0x30, &[&body[..], &algorithm, &bits].concat());
+    (certificate, key.serialize_der())
+}
+
+#[tokio::test]
+async fn auth_tls_secret_takes_certificates_of_version_1_from_the_authority_itself() {
+    let (ours, theirs) = (Authority::new("ours"), Authority::new("theirs"));
+    let dir = tempfile::tempdir().unwrap();
+    let world = mutual(&[], &ours).await;
+    let lax = mutual(&[("auth-tls-verify-client", "optional_no_ca")], &ours).await;
+    for (name, (certificate, key), strict) in [
+        ("good", old(&ours, &ours), "200"),
+        ("stranger", old(&theirs, &theirs), "400"),
+        // Names our authority; another has signed it.
+        ("forged", old(&ours, &theirs), "400"),
+    ] {
+        let file = |kind: &str, content: &[u8]| {
+            let path = dir.path().join(format!("{name}.{kind}"));
+            std::fs::write(&path, content).unwrap();
+            path
+        };
+        let (certificate, key) = (file("crt", &certificate), file("key", &key));
+        for version in ["1.2", "1.3"] {
+            for (world, wanted) in [(&world, strict), (&lax, "200")] {
+                let port = world.secure.port();
+                let mut curl = tokio::process::Command::new("curl");
+                curl.args([
+                    "-sk",
+                    "-o",
+                    "/dev/null",
+                    "-w",
+                    "%{http_code}",
+                    "--noproxy",
+                    "*",
+                    "--tls-max",
+                    version,
+                ]);
+                curl.args(["--cert-type", "DER", "--key-type", "DER"]);
+                curl.arg("--cert").arg(&certificate).arg("--key").arg(&key);
+                curl.args(["--resolve", &format!("h:{port}:127.0.0.1")]).arg(format!("https://h:{port}/"));
+                let out = curl.output().await.expect("apt-get install curl");
+                assert_eq!(String::from_utf8_lossy(&out.stdout), wanted, "{name}, TLS {version}");
+            }
+        }
+    }
+}
+
 async fn mutual(pairs: &[(&str, &str)], authority: &Authority) -> World {
     let mut world = World::start(&[]).await;
     secret(&mut world.objects, "ca", &[("ca.crt", authority.pem.as_bytes())]);
