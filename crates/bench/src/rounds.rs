@@ -1,4 +1,4 @@
-//! Two things measured in turns, in rounds so short that whatever else the machine does meets both alike.
+//! Two things measured in turns, so that whatever else the machine does meets both alike.
 
 /// How many rounds, where nothing else is asked for.
 pub const ROUNDS: usize = 7;

@@ -74,7 +74,9 @@ impl Authority {
         let within = others.len().min(usize::try_from(depth).unwrap_or(usize::MAX));
         let others = others.get(..within).unwrap_or_default();
         match X509Certificate::from_der(own) {
-            Ok((_, old)) if old.version() == X509Version::V1 => self.judge_old(&old),
+            Ok((_, old)) if old.version() == X509Version::V1 && old.extensions().is_empty() => {
+                self.judge_old(&old)
+            }
             _ => {
                 let judged = self.verifier.verify_client_cert(own, others, UnixTime::now());
                 judged.map(drop).map_err(|e| e.to_string())

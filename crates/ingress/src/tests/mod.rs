@@ -6,6 +6,7 @@ mod bad_input;
 mod clients;
 mod conformance;
 mod controller;
+mod ends;
 mod harness;
 mod protocols;
 mod settings;
